@@ -1,0 +1,1 @@
+"""The interfaces and the verbs. Imports nothing of Mutoscope but itself."""

@@ -1,0 +1,86 @@
+"""The denoiser role: what turns noise, at some level, into data.
+
+Families differ in how much noise one call removes. That is a capability: an abstract class under Denoiser.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from mutoscope.core.component import Component
+from mutoscope.core.randomness import Draw
+from mutoscope.core.values import Conditioning, Logits, Tokens
+
+
+class Denoiser(Component, nn.Module, ABC):
+    """The network that every family learns. Returns raw tensors; what they mean is the process's affair."""
+
+    role: ClassVar[str] = "denoiser"
+    uses_known: ClassVar[bool] = False
+    """Whether clean tokens at known places (`conditioning.known`) are used."""
+
+
+class LevelDenoiser(Denoiser):
+    """Removes noise from one level: diffusion and flow."""
+
+    @abstractmethod
+    def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """Raw values per token, B N output_width.
+
+        tokens: noisy values B N D. level: K numbers in the process's coordinate (thousandths of the way to noise,
+        unless the process says otherwise).
+        """
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class TokenDenoiser(Denoiser):
+    """Fills in ids: autoregressive and masked."""
+
+    @abstractmethod
+    def forward(self, tokens: Tokens, conditioning: Conditioning, cache: Any | None = None) -> Logits:
+        """Logits B N V, where logits[:, n] is the distribution of id n whatever the order; never shifted by one.
+
+        With a cache (from `new_cache`), tokens hold the ids decided so far; only the next logits are returned, B 1 V.
+        """
+
+    def new_cache(self, canvas: Tokens) -> Any | None:
+        """An empty cache for a causal rollout over `canvas`, or None where the network has none."""
+        return None
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class OneStepDenoiser(Denoiser):
+    """Removes all noise in one call: the generators of adversarial training."""
+
+    @abstractmethod
+    def noise(self, canvas: Tokens, draw: Draw) -> dict[str, Tensor]:
+        """The noise it starts from, by name (`content`, `motion`, ...), first axis K."""
+
+    @abstractmethod
+    def forward(self, noise: dict[str, Tensor], canvas: Tokens, conditioning: Conditioning) -> Tensor:
+        """The sample, B N D."""
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class FrameDenoiser(Denoiser):
+    """Predicts the next frame from those before it: recurrent."""
+
+    @abstractmethod
+    def begin(self, canvas: Tokens, conditioning: Conditioning) -> Any:
+        """The state before the first frame."""
+
+    @abstractmethod
+    def forward(self, frame: Tensor | None, state: Any, t: int, conditioning: Conditioning) -> tuple[Tensor, Any]:
+        """Raw output for frame t, B N output_width, and the next state. frame: t - 1's tokens B N D, None at the start."""
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -1,0 +1,47 @@
+"""The objective role: what a phase descends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from torch import nn
+
+from mutoscope.core.component import Component
+from mutoscope.core.process import Process
+from mutoscope.core.randomness import Draw
+from mutoscope.core.values import Example, Losses
+
+
+class Objective(Component, nn.Module, ABC):
+    """A loss for a learner, and the process that says what the learner's output means.
+
+    learns: the role it teaches. accepts: the class the learner must be, checked at assembly. process: published to the
+    denoiser and the sampler; None where the learner is not a denoiser.
+    """
+
+    role: ClassVar[str] = "objective"
+    learns: ClassVar[str] = "denoiser"
+    accepts: ClassVar[type | tuple[type, ...]] = nn.Module
+    process: Process | None = None
+
+    @abstractmethod
+    def loss(self, learner: Any, example: Example, draw: Draw, turn: str) -> Losses:
+        """The loss of one micro-batch in one turn; a mean over clips, so that equal micro-batches average."""
+
+    def facts(self) -> Iterable[Any]:
+        """The process."""
+        return () if self.process is None else (self.process,)
+
+    def begin(self, learner: Any) -> None:
+        """Called once when its phase starts, before the optimizers are made."""
+
+    def opponents(self) -> dict[str, nn.Module]:
+        """What learns in turns of its own, by turn name: `{"discriminator": ...}`."""
+        return {}
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        """The turns of a step, in order: `learner`, or a key of `opponents`. A lazy regulariser comes as
+        `learner.path`: what stands before the dot names who learns."""
+        return ("learner",)

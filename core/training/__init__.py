@@ -1,0 +1,1 @@
+"""The verb `train`: phases, turns, averages, precision, distribution, checkpoints."""
