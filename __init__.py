@@ -6,13 +6,18 @@ The public names load lazily, so that `import mutoscope` and `mutoscope --help` 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "hookimpl": "mutoscope.core.plugin",
-    "load": "mutoscope.registry.loading_runs",
+    "load": "mutoscope.registry.runs",
+    "generate": "mutoscope.core.generation",
+    "Request": "mutoscope.core.generation",
+    "Model": "mutoscope.core.model",
+    "from_pretrained": "mutoscope.registry.pretrained",
+    "save_pretrained": "mutoscope.registry.pretrained",
+    "MutoscopeError": "mutoscope.core.errors",
 }
 
 __all__ = ["__version__", *_HOMES]

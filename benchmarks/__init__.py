@@ -1,0 +1,1 @@
+"""Studies, statistics, reports, claims and speed. Knows the core and the registry."""

@@ -31,6 +31,10 @@ class Component:
     """Where the part comes from: `Peebles & Xie 2023, arXiv:2212.09748`; empty for parts of our own."""
     entries: ClassVar[tuple[str, ...]] = ("forward",)
     """Methods through which the part's weights are used, for sharding and compilation."""
+    tiny: ClassVar[dict[str, Any]] = {}
+    """Settings that make the part small, for the contract checks; the defaults where it is empty."""
+    mixes_batch: ClassVar[bool] = False
+    """Whether a clip's output in training depends on its batch mates (batch statistics)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,0 +1,1 @@
+"""Files that lose nothing: atomic writes, checked tensors, checkpoints, the journal, the lock."""

@@ -73,7 +73,8 @@ class Phase:
 
     name: its place and learner, `0-autoencoder`; in a cascade `STAGE.0-denoiser`. stage: the stage's name, `` without
     stages. learn: the learner's role. descent: as resolved for the learner's own turn, with `steps` set. turns: descents
-    of other turns by name, where the recipe says more.
+    of other turns by name, where the recipe says more. address: hash of all that its result depends on; empty where
+    the result is not to be kept for other runs.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Phase:
     descent: Descent
     turns: Mapping[str, Descent] = field(default_factory=dict)
     stage: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True)

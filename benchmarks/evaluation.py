@@ -1,0 +1,194 @@
+"""Scoring: a model's samples, or any other video, by the metrics of a recipe, each score with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mutoscope.benchmarks.statistics import clip_interval
+from mutoscope.core.dataset import Dataset
+from mutoscope.core.errors import DataError, InputError
+from mutoscope.core.generation import Request, generate
+from mutoscope.core.metric import Material, Metric, Score
+from mutoscope.core.model import Cascade, Model, stages_of
+from mutoscope.core.randomness import Draw
+from mutoscope.core.settings import Precision
+from mutoscope.core.training.provenance import environment
+from mutoscope.core.values import Batch
+from mutoscope.registry.addresses import digest
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How samples are scored.
+
+    clips: how many are generated, one for each of the first clips of the split, with its caption, labels and actions.
+    reference: real clips for distances between sets. seed: of the samples' noise. precision: of the sampling.
+    """
+
+    split: str = "test"
+    clips: int = 256
+    reference: int = 1024
+    seed: int = 0
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One score with its interval. clips: per clip, where the score is a mean over clips; better: which way is good."""
+
+    metric: str
+    split: str
+    value: float
+    low: float
+    high: float
+    n: int
+    fingerprint: str
+    clips: np.ndarray | None
+    better: str
+    reliable: bool
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The real clips of a protocol: those whose captions are asked for, and the reference set."""
+
+    real: Batch
+    reference: Tensor
+
+    @staticmethod
+    def of(dataset: Dataset, protocol: Protocol) -> Truth:
+        """Raises InputError on a split the data does not have, DataError on too few clips."""
+        if protocol.split not in dataset.splits():
+            raise InputError(
+                field="split", problem="the data has no such split", got=protocol.split, allowed=list(dataset.splits())
+            )
+        n = dataset.length(protocol.split)
+        if n < protocol.clips:
+            raise DataError(f"the {protocol.split} split has {n} clips, fewer than the {protocol.clips} to score")
+        real = dataset.batch(protocol.split, range(protocol.clips))
+        more = dataset.batch(protocol.split, range(min(n, protocol.reference))).video
+        if not isinstance(real.video, Tensor) or not isinstance(more, Tensor):
+            raise InputError("scoring needs clips of one size; choose a view with `frames` and `size`")
+        return Truth(real, more)
+
+
+def sample(model: Model | Cascade, real: Batch, protocol: Protocol) -> Tensor:
+    """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W."""
+    assert isinstance(real.video, Tensor)
+    frames, rows, columns = real.video.shape[-3:]
+    request = Request(
+        prompts=real.prompt,
+        labels=None if real.label is None else tuple(real.label.tolist()),
+        actions=None if real.actions is None else tuple(map(tuple, real.actions.tolist())),
+        count=len(real),
+        frames=frames,
+        size=(rows, columns),
+        seed=protocol.seed,
+        clips=tuple(range(len(real))),
+        precision=protocol.precision,
+    )
+    return generate(model, request).video
+
+
+def reconstruct(model: Model | Cascade, video: Tensor, at_once: int = 64) -> Tensor:
+    """The autoencoder's round trip of real video, B C T H W; of a cascade, the last stage's."""
+    stage = stages_of(model)[-1][1]
+    with torch.no_grad():
+        made = [
+            stage.autoencoder.decode(stage.autoencoder.encode(part.to(stage.device))).float().clamp(-1, 1).cpu()
+            for part in video.split(at_once)
+        ]
+    return torch.cat(made)
+
+
+def score(
+    metrics: Iterable[Metric],
+    video: Tensor,
+    truth: Truth,
+    protocol: Protocol,
+    data: str,
+    reconstruction: Tensor | None = None,
+    device: str = "cpu",
+) -> list[Scored]:
+    """Every metric's scores of some video. reconstruction: for the metrics that score the round trip; without it they
+    are left out. data: the dataset's fingerprint."""
+    scored = []
+    for metric in metrics:
+        looked_at = video if metric.wants == "video" else reconstruction
+        if looked_at is None:
+            continue
+        fingerprint = _fingerprint(metric, looked_at, truth, protocol, data, device)
+        material = Material(looked_at, truth.real, truth.reference, protocol.split)
+        scored += [_scored(metric, said, protocol, fingerprint) for said in metric.score(material)]
+    return scored
+
+
+def references(truth: Truth) -> dict[str, tuple[str, Tensor]]:
+    """Videos that frame every number, by name, with their kind: what the real clips score, and what mindless ones do."""
+    video = truth.real.video
+    assert isinstance(video, Tensor)
+    frames = video.shape[2]
+    shuffle = Draw(0, "references", 0, truth.real.clips).uniform("frames", frames).argsort(dim=1)
+    shuffled = video.gather(2, shuffle[:, None, :, None, None].expand_as(video))
+    return {
+        "ground truth": ("ceiling", video),
+        "copied first frame": ("floor", video[:, :, :1].expand_as(video)),
+        "frames shuffled": ("floor", shuffled),
+        "captions shuffled": ("floor", video.roll(1, dims=0)),
+        "mean video": ("floor", truth.reference.mean(0, keepdim=True).expand_as(video)),
+    }
+
+
+def as_row(scored: Scored) -> dict[str, object]:
+    """JSON-able, without the clips."""
+    return {
+        "metric": scored.metric,
+        "split": scored.split,
+        "value": scored.value,
+        "low": scored.low,
+        "high": scored.high,
+        "n": scored.n,
+        "fingerprint": scored.fingerprint,
+    }
+
+
+def _scored(metric: Metric, said: Score, protocol: Protocol, fingerprint: str) -> Scored:
+    if said.clips is not None:
+        values = np.asarray(said.clips, dtype=np.float64)
+        cell = clip_interval(values)
+        value, low, high, n = cell.value, cell.low, cell.high, len(values)
+    else:
+        value, low, high, n = said.value, said.low, said.high, said.n
+    assert value is not None and low is not None and high is not None and n is not None
+    better = metric.better_of(said.name)
+    return Scored(said.name, protocol.split, value, low, high, n, fingerprint, said.clips, better, said.reliable)
+
+
+def _fingerprint(metric: Metric, video: Tensor, truth: Truth, protocol: Protocol, data: str, device: str) -> str:
+    """Hash of what makes a score comparable; two fingerprints do not share a table."""
+    made = environment(device)
+    return digest(
+        {
+            "metric": metric.protocol(),
+            "clips": len(video),
+            "shape": list(video.shape[1:]),
+            "reference": len(truth.reference),
+            "split": protocol.split,
+            "precision": protocol.precision,
+            "data": data,
+            "device": made["device"],
+        }
+    )[:12]
+
+
+def right_by_clip(scored: Sequence[Scored], group: str = "caption") -> list[dict[str, bool]]:
+    """For each clip, which of a group's attributes are right: `{"colour": True, ...}`; empty without the group."""
+    marks = {s.metric.partition(".")[2]: s.clips for s in scored if s.metric.startswith(f"{group}.") and s.clips is not None}
+    marks.pop("all", None)
+    length = min((len(m) for m in marks.values()), default=0)
+    return [{name: bool(values[i] > 0.5) for name, values in marks.items()} for i in range(length)]

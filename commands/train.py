@@ -1,0 +1,35 @@
+"""Train a recipe, or continue its run.
+
+The run's folder is printed last. The same command again continues where it stopped, or says that it is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings in its place: denoiser.depth=4")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder; by default runs/NAME-HASH8.")] = None,
+    plugin: Annotated[Optional[list[Path]], typer.Option(help="A plugin file to load.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
+) -> None:
+    from mutoscope.core.training.distribution import leave
+    from mutoscope.core.training.progress import progress
+    from mutoscope.registry.catalog import Catalog
+    from mutoscope.registry.recipe import load_recipe
+    from mutoscope.registry.runs import train_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    catalog = Catalog.load([*(plugin or []), *map(Path, loaded.data.get("plugins", []))])
+    try:
+        folder, _, position = train_recipe(loaded, catalog, out, device, progress())
+    finally:
+        leave()
+    seconds = sum(spent["seconds"] for spent in position.spent.values())
+    typer.echo(f"trained in {seconds:.0f} s; the run is in", err=True)
+    typer.echo(folder)

@@ -1,0 +1,297 @@
+"""The verb `train`: the phases of a plan, one after another, in a run folder that always resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutoscope.core.errors import InputError, Interrupted
+from mutoscope.core.model import Model, stages_of
+from mutoscope.core.randomness import key
+from mutoscope.core.storage.checkpoint import newest, prune, read_checkpoint, write_checkpoint
+from mutoscope.core.storage.failpoints import reach
+from mutoscope.core.storage.journal import Journal
+from mutoscope.core.training.distribution import Processes
+from mutoscope.core.training.feed import BLOCK, Feed, Share
+from mutoscope.core.training.plan import Phase, Plan, Trained
+from mutoscope.core.training.progress import Progress, Silence
+from mutoscope.core.training.provenance import peak_memory
+from mutoscope.core.training.signals import Stop, interruptible
+from mutoscope.core.training.state import load_players, player_tensors
+from mutoscope.core.training.turns import Turns
+from mutoscope.core.values import Batch
+
+CALIBRATION = 8
+"""Blocks of training clips from which a learner measures what it needs before and after its phase."""
+
+
+@dataclass
+class Position:
+    """How far a run is: phases done, steps in the current one, and what has been spent by phase."""
+
+    phase: int = 0
+    step: int = 0
+    spent: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Training:
+    """One run of a plan in a folder.
+
+    folder: receives `metrics.jsonl` and `checkpoints/`. store: where finished phases are kept by address, shared by
+    runs; None keeps none. The same call on the same folder continues, or returns at once when the run is done.
+    """
+
+    def __init__(
+        self,
+        model: Trained,
+        plan: Plan,
+        folder: Path,
+        processes: Processes | None = None,
+        store: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.plan, self.folder, self.store = model, plan, folder, store
+        self.processes = processes or Processes()
+        self.progress: Progress = progress if progress is not None and self.processes.first else Silence()
+        self.stages = dict(stages_of(model))
+        self.checkpoints = folder / "checkpoints"
+        self.position = Position()
+
+    def run(self) -> Position:
+        """Trains to the end of the plan. Raises Interrupted (after a checkpoint) when a signal asks for a stop."""
+        self.model.to(self.processes.device)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        resumed = self._resume()
+        with interruptible() as stop, Journal(self.folder / "metrics.jsonl", self._total()) as journal:
+            for i in range(self.position.phase, len(self.plan.phases)):
+                phase = self.plan.phases[i]
+                self.position.phase = i
+                if resumed is None and self._reuse(phase, journal):
+                    continue
+                self._phase(phase, journal, stop, resumed)
+                resumed = None
+            if self.position.phase < len(self.plan.phases):
+                self.position.phase, self.position.step = len(self.plan.phases), 0
+                self._save(None, None)
+            self.progress.end()
+        self.model.eval()
+        return self.position
+
+    def _phase(self, phase: Phase, journal: Journal, stop: Stop, resumed: dict[str, Any] | None) -> None:
+        model, descent = self.stages[phase.stage], phase.descent
+        assert descent.steps is not None
+        phase.objective.to(self.processes.device)
+        self.model.eval()
+        for module in [model.part(phase.learn), *(model.conditioners if phase.learn == "denoiser" else [])]:
+            _learn(module)
+        _learn(phase.objective)
+        if resumed is None:
+            self._call(phase, "begin", model)
+            phase.objective.begin(model.part(phase.learn))
+        else:
+            phase.objective.load_state_dict(resumed["parts"]["objective"])
+        learner: nn.Module = model.part(phase.learn)
+        self.processes.share([learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])], descent.shard)
+        turns = Turns(model, phase, self.processes)
+        if resumed is not None:
+            load_players(turns, resumed["parts"], resumed["state"])
+        if descent.compile:
+            learner.compile()
+        share = Share(descent.batch, descent.accumulate, self.processes.rank, self.processes.count)
+        if share.micro * share.accumulate * share.processes != descent.batch:
+            raise InputError(
+                field="training.batch",
+                problem=f"must divide into {descent.accumulate} micro-batches on {self.processes.count} processes",
+                got=descent.batch,
+            )
+        feed = Feed(
+            self.plan.dataset, model, share, key(descent.seed, "data"), descent.steps,
+            latents=phase.learn == "denoiser", cache=descent.cache, stop=stop,
+        )  # fmt: skip
+        self.progress.begin(phase.name, descent.steps, self.position.step)
+        records = list(resumed["state"]["records"]) if resumed is not None else []
+        self._steps(phase, turns, feed, journal, stop, records)
+        if turns.average is not None:
+            turns.average.install()
+        learner.eval()
+        self._call(phase, "finish", model)
+        for parameter in [*model.parameters(), *phase.objective.parameters()]:
+            parameter.requires_grad_(False)
+        if descent.compile:
+            learner._compiled_call_impl = None
+        self._keep(phase, model, records)
+        self.position.phase, self.position.step = self.position.phase + 1, 0
+        self._save(None, None)
+
+    def _steps(
+        self, phase: Phase, turns: Turns, feed: Feed, journal: Journal, stop: Stop, records: list[dict[str, Any]]
+    ) -> None:
+        descent, steps = phase.descent, phase.descent.steps or 0
+        spent = self.position.spent.setdefault(phase.name, {"seconds": 0.0, "samples": 0, "tokens": 0})
+        started, before = time.monotonic(), spent["seconds"]
+        tokens = self._tokens(phase) if phase.learn == "denoiser" else 0
+        for micros in feed.from_step(self.position.step):
+            reach("step.begin")
+            log = turns.step(self.position.step, micros)
+            self.position.step += 1
+            spent["samples"] += descent.batch
+            spent["tokens"] += descent.batch * tokens
+            spent["seconds"] = before + time.monotonic() - started
+            done = self.position.step == steps
+            if self.position.step % descent.log_every == 0 or self.position.step == 1 or done:
+                record = self._record(phase, log, spent)
+                records.append(record)
+                if self.processes.first:
+                    journal.append(record)
+                self.progress.advance(self.position.step, {"loss": record.get("loss", record.get("learner.loss", 0.0))})
+            else:
+                self.progress.advance(self.position.step)
+            asked = self.processes.any(stop()) if self._meets(stop) else False
+            due = descent.checkpoint_every and self.position.step % descent.checkpoint_every == 0
+            if (due and not done) or asked:
+                self._save(turns, records)
+            if asked:
+                raise Interrupted(f"interrupted at step {self.position.step} of {phase.name}; the same command continues")
+
+    def _meets(self, stop: Stop) -> bool:
+        """Whether processes vote on a stop now: always alone, every tenth step together, since a vote is a message."""
+        return stop.asked if self.processes.count == 1 else self.position.step % 10 == 0
+
+    def _record(self, phase: Phase, log: Mapping[str, Tensor | float], spent: Mapping[str, float]) -> dict[str, Any]:
+        values = {name: float(value) for name, value in log.items()}
+        return {
+            "phase": phase.name,
+            "step": self.position.step,
+            "global_step": self._total(),
+            **values,
+            "samples": int(spent["samples"]),
+            "tokens": int(spent["tokens"]),
+            "seconds": round(spent["seconds"], 3),
+            "peak_memory": peak_memory(self.processes.device),
+        }
+
+    # Checkpoints
+
+    def _total(self) -> int:
+        """Steps over all phases so far."""
+        return sum(p.descent.steps or 0 for p in self.plan.phases[: self.position.phase]) + self.position.step
+
+    def _save(self, turns: Turns | None, records: list[dict[str, Any]] | None) -> None:
+        """A checkpoint of everything that the rest of the run depends on. turns: None between phases."""
+        parts: dict[str, dict[str, Tensor]] = {"model": self.processes.whole(self.model.state_dict())}
+        state: dict[str, Any] = {
+            "phase": self.position.phase,
+            "step": self.position.step,
+            "spent": self.position.spent,
+            "records": records or [],
+            "done": self.position.phase == len(self.plan.phases),
+        }
+        keep = self.plan.phases[min(self.position.phase, len(self.plan.phases) - 1)].descent.keep
+        if turns is not None:
+            parts["objective"] = self.processes.whole(turns.objective.state_dict())
+            tensors, state["players"] = player_tensors(turns, self.processes)
+            parts |= tensors
+        if self.processes.first:
+            write_checkpoint(self.checkpoints, self._total(), parts, state, notes={"seed": self.plan.seed})
+            prune(self.checkpoints, keep=keep)
+        self.processes.wait()
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Loads the newest verified checkpoint into the model; what a phase in progress needs of it, else None."""
+        found = newest(self.checkpoints, report=self.progress.note)
+        if found is None:
+            return None
+        parts, state = read_checkpoint(found)
+        self.model.load_state_dict(parts["model"])
+        self.position = Position(state["phase"], state["step"], state["spent"])
+        return {"parts": parts, "state": state} if state["step"] else None
+
+    # Finished phases, kept by address
+
+    def _reuse(self, phase: Phase, journal: Journal) -> bool:
+        """Takes a phase's result from the store, if it is there."""
+        if self.store is None or not phase.address:
+            return False
+        found = newest(self.store / phase.address, report=self.progress.note)
+        if found is None:
+            return False
+        parts, state = read_checkpoint(found)
+        model = self.stages[phase.stage]
+        for address, tensors in parts.items():
+            _member(model, address).load_state_dict(tensors)
+        self.position.spent[phase.name] = {**state["spent"], "reused": 1}
+        for record in state["records"]:
+            if self.processes.first:
+                journal.append({**record, "reused": True})
+        self.progress.note(f"{phase.name}: done before with the same recipe, data and code; taken from {phase.address[:8]}")
+        self.position.phase, self.position.step = self.position.phase + 1, 0
+        self._save(None, None)
+        return True
+
+    def _keep(self, phase: Phase, model: Model, records: list[dict[str, Any]]) -> None:
+        if self.store is None or not phase.address:
+            return
+        members = [phase.learn]
+        if phase.learn == "denoiser":
+            members += [f"conditioner.{i}" for i in range(len(model.conditioners))] + ["objective"]
+        parts = {address: self.processes.whole(_member(model, address).state_dict()) for address in members}
+        if self.processes.first:
+            state = {"records": records, "spent": self.position.spent[phase.name]}
+            filled = {address: tensors for address, tensors in parts.items() if tensors}
+            write_checkpoint(self.store / phase.address, phase.descent.steps or 0, filled, state, notes={"phase": phase.name})
+
+    # What learners are given
+
+    def _call(self, phase: Phase, hook: str, model: Model) -> None:
+        """Calls a learner's `begin` or `finish` with a few training batches, where it has one."""
+        learner = model.part(phase.learn)
+        if hasattr(learner, hook):
+            getattr(learner, hook)(self._calibration())
+
+    def _calibration(self) -> Iterable[Batch]:
+        length = self.plan.dataset.length("train")
+        for i in range(CALIBRATION):
+            numbers = range(i * BLOCK, min((i + 1) * BLOCK, length))
+            if len(numbers):
+                yield self.plan.dataset.batch("train", list(numbers)).to(self.processes.device)
+
+    def _tokens(self, phase: Phase) -> int:
+        """Tokens of a training clip, of the largest where sizes mix."""
+        model = self.stages[phase.stage]
+        return model.patchifier.token_grid(model.autoencoder.latent_grid(model.clip.frames, model.clip.size)).cells
+
+
+def train(
+    model: Trained,
+    plan: Plan,
+    folder: Path,
+    processes: Processes | None = None,
+    store: Path | None = None,
+    progress: Progress | None = None,
+) -> Position:
+    """Trains a model by a plan in a folder: see `Training`."""
+    return Training(model, plan, folder, processes, store, progress).run()
+
+
+def _learn(module: nn.Module) -> None:
+    """Lets a module learn, except what a recipe or a part has marked as frozen."""
+    module.train().requires_grad_(True)
+    for member in module.modules():
+        if getattr(member, "frozen", False):
+            member.eval().requires_grad_(False)
+
+
+def _trained(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    return [m for m in modules if any(p.requires_grad for p in m.parameters())]
+
+
+def _member(model: Model, address: str) -> nn.Module:
+    return model.get_submodule(address)
+

@@ -1,0 +1,16 @@
+"""The conditioners."""
+
+from __future__ import annotations
+
+from mutoscope.core.component import Component
+from mutoscope.core.plugin import hookimpl
+
+
+@hookimpl
+def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.conditioners.actions import Actions
+    from mutoscope.plugins.conditioners.clip import Clip
+    from mutoscope.plugins.conditioners.label import Label
+    from mutoscope.plugins.conditioners.text import Text
+
+    return [Text, Clip, Label, Actions]

@@ -1,0 +1,20 @@
+"""The parts of diffusion and flow."""
+
+from __future__ import annotations
+
+from mutoscope.core.component import Component
+from mutoscope.core.plugin import hookimpl
+
+
+@hookimpl
+def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.diffusion.ancestral import Ancestral
+    from mutoscope.plugins.diffusion.ddim import Ddim
+    from mutoscope.plugins.diffusion.ddpm import Ddpm
+    from mutoscope.plugins.diffusion.dit import Dit
+    from mutoscope.plugins.diffusion.euler import Euler
+    from mutoscope.plugins.diffusion.flow import Flow
+    from mutoscope.plugins.diffusion.heun import Heun
+    from mutoscope.plugins.diffusion.unet3d import UNet3d
+
+    return [Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]

@@ -1,0 +1,66 @@
+"""Addresses of phases: a hash of everything that a phase's result depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mutoscope.core
+from mutoscope.core.training.plan import Descent
+
+CADENCE = ("checkpoint_every", "log_every", "keep", "log", "cache")
+"""Settings of a descent that do not change its result."""
+
+
+def phase_address(
+    depends: dict[str, Any], classes: Iterable[type], descents: dict[str, Descent], before: Iterable[str], device: str
+) -> str:
+    """The address of a phase.
+
+    depends: what the recipe says of the data and parts that the phase looks at. classes: of those parts. descents: by
+    turn. before: addresses of earlier phases that it builds on. device: its type; threads and versions are added,
+    since other ones give other bits.
+    """
+    content = {
+        "depends": depends,
+        "code": sorted({code_hash(Path(inspect.getfile(part))) for part in classes}) + [core_hash()],
+        "descents": {turn: {k: v for k, v in asdict(d).items() if k not in CADENCE} for turn, d in descents.items()},
+        "before": list(before),
+        "versions": {"torch": torch.__version__, "python": sys.version_info[:2]},
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+    return digest(content)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON-able content, 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@cache
+def code_hash(file: Path) -> str:
+    """Hash of a source file as a syntax tree without docstrings: comments, layout and prose do not count."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+@cache
+def core_hash() -> str:
+    """Hash of the core, which every phase runs on."""
+    root = Path(mutoscope.core.__file__).parent
+    return digest([code_hash(file) for file in sorted(root.rglob("*.py"))])

@@ -1,0 +1,196 @@
+"""Run folders: started from a recipe, continued, and loaded as a model that generates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutoscope.core.errors import InputError
+from mutoscope.core.generation import Generated, Request, generate
+from mutoscope.core.model import Cascade, Model
+from mutoscope.core.storage.atomic import write_json, write_text
+from mutoscope.core.storage.checkpoint import newest, read_checkpoint
+from mutoscope.core.storage.lock import RunLock
+from mutoscope.core.training.distribution import join
+from mutoscope.core.training.plan import Phase
+from mutoscope.core.training.progress import Progress
+from mutoscope.core.training.provenance import environment
+from mutoscope.core.training.run import Position, train
+from mutoscope.registry.addresses import digest, phase_address
+from mutoscope.registry.assembly import Assembled, assemble
+from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.recipe import Recipe, load_recipe
+
+RUNS = Path("runs")
+PHASES = ".phases"
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Eight digits of the resolved recipe's hash; layout and comments do not count."""
+    return digest(recipe.data)[:8]
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """`runs/NAME-HASH8`, where the same recipe always goes."""
+    return RUNS / f"{recipe.name}-{recipe_hash(recipe)}"
+
+
+def train_recipe(
+    recipe: Recipe,
+    catalog: Catalog,
+    folder: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+    store: Path | None = None,
+) -> tuple[Path, Assembled, Position]:
+    """Trains a recipe in its run folder, or continues there.
+
+    store: where finished phases are kept by address; by default `.phases` beside the run folder. Raises InputError
+    when the folder holds another recipe's run, RunInUse when another process works in it.
+    """
+    folder = folder or default_folder(recipe)
+    store = store or folder.parent / PHASES
+    processes = join(device)
+    assembled = assemble(recipe, catalog, device=str(processes.device))
+    assembled = with_addresses(assembled, catalog, processes.device.type)
+    if processes.first:
+        folder.mkdir(parents=True, exist_ok=True)
+    processes.wait()
+    if processes.first:
+        with RunLock(folder):
+            _claim(folder, recipe, assembled, processes.device)
+            return folder, assembled, train(assembled.model, assembled.plan, folder, processes, store, progress)
+    return folder, assembled, train(assembled.model, assembled.plan, folder, processes, store, progress)
+
+
+def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assembled:
+    """The same with every phase's address filled in."""
+    phases: list[Phase] = []
+    for i, phase in enumerate(assembled.plan.phases):
+        depends, classes = _dependencies(assembled, phase, i)
+        before = [p.address for p in phases] if phase.learn == "denoiser" else []
+        descents = {"learner": phase.descent, **phase.turns}
+        phases.append(replace(phase, address=phase_address(depends, classes, descents, before, device)))
+    return replace(assembled, plan=replace(assembled.plan, phases=tuple(phases)))
+
+
+def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[str, Any], list[type]]:
+    """What a phase looks at: everything where a denoiser learns, else the data, the learner and its objective."""
+    data: Any = assembled.recipe.data
+    said = data["stages"] if phase.stage else data
+    roles = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
+    seen = roles if phase.learn == "denoiser" else (phase.learn,)
+    model = assembled.model if isinstance(assembled.model, Model) else dict(assembled.model.items())[phase.stage]
+    depends = {"data": data.get("data"), "stage": phase.stage}
+    if isinstance(said, dict):
+        depends |= {role: said.get(role) for role in seen}
+    else:
+        depends |= {"stages": said}
+    phases = (data.get("training") or {}).get("phases") or []
+    depends["objective of the phase"] = phases[index].get("objective") if index < len(phases) else None
+    depends["class of the objective"] = type(phase.objective).__name__
+    classes = [type(part) for address, part in model.parts() if address.partition(".")[0] in seen]
+    return depends, [*classes, type(phase.objective), type(assembled.dataset)]
+
+
+def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.device) -> None:
+    """Writes what the run is, or checks that the folder is this recipe's."""
+    written = folder / "recipe.yaml"
+    if written.exists():
+        before = load_recipe(str(written))
+        if recipe_hash(before) != recipe_hash(recipe):
+            raise InputError(f"{folder} holds a run of another recipe ({before.name}); choose another folder with --out")
+    else:
+        write_text(written, recipe.dump())
+    write_json(
+        folder / "run.json",
+        {
+            "format": 1,
+            "name": recipe.name,
+            "hash": recipe_hash(recipe),
+            "seed": assembled.plan.seed,
+            "phases": [{"name": p.name, "steps": p.descent.steps, "address": p.address} for p in assembled.plan.phases],
+            "plugins": recipe.data.get("plugins", []),
+            "environment": environment(device),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run as a model that generates; `step` is how far it was trained, `done` whether to the end."""
+
+    folder: Path
+    assembled: Assembled
+    step: int
+    done: bool
+
+    @property
+    def model(self) -> Model | Cascade:
+        return self.assembled.model
+
+    def generate(self, *prompts: str, request: Request | None = None, **asked: Any) -> torch.Tensor:
+        """Video B C T H W in [-1, 1] for some prompts; keywords are those of `Request`.
+
+        `model.generate("a red circle moves left", frames=17, size=(32, 32))`.
+        """
+        return self.answer(*prompts, request=request, **asked).video
+
+    def answer(self, *prompts: str, request: Request | None = None, **asked: Any) -> Generated:
+        """As `generate`, with the notes on what was done beyond the request."""
+        base = request or Request()
+        return generate(self.model, replace(base, **({"prompts": prompts} if prompts else {}), **asked))
+
+
+def load(
+    run: str | Path,
+    device: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    catalog: Catalog | None = None,
+) -> Loaded:
+    """Loads a run folder. Raises InputError on a folder that is no run or has no checkpoint that verifies.
+
+    plugins: plugin files that its recipe does not name. catalog: one that is loaded already, in their place.
+    """
+    folder = Path(run)
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} is not a run folder: it has no recipe.yaml")
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    catalog = catalog or Catalog.load([*map(Path, plugins), *map(Path, recipe.data.get("plugins", []))])
+    processes = join(device)
+    assembled = assemble(recipe, catalog, device=str(processes.device))
+    problems: list[str] = []
+    found = newest(folder / "checkpoints", report=problems.append)
+    if found is None:
+        said = f" ({problems[0]})" if problems else ""
+        raise InputError(f"{folder} has no checkpoint yet{said}: run `mutoscope train` on its recipe first")
+    parts, state = read_checkpoint(found)
+    assembled.model.load_state_dict(parts["model"])
+    assembled.model.eval().requires_grad_(False)
+    average = parts.get("average")
+    if average:
+        _install_average(assembled, state["phase"], average)
+    return Loaded(folder, assembled, int(found.name.rpartition("-")[2]), bool(state["done"]))
+
+
+def _install_average(assembled: Assembled, phase: int, average: dict[str, torch.Tensor]) -> None:
+    """In a checkpoint in mid-phase the raw weights are in the model; the average is what samples."""
+    stage = assembled.plan.phases[phase].stage
+    model = assembled.model if isinstance(assembled.model, Model) else dict(assembled.model.items())[stage]
+    with torch.no_grad():
+        for name, weight in average.items():
+            if not name.startswith("objective."):
+                model.get_parameter(name).copy_(weight)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content. Raises InputError naming the file when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as bad:
+        raise InputError(f"{path}: not a JSON file that this version wrote: {bad}") from None

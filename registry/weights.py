@@ -1,0 +1,71 @@
+"""Weights that a recipe names: a safetensors file or an exported folder, into a part that has just been built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mutoscope.core.errors import InputError, nearest
+
+
+def load_weights(part: nn.Module, name: str, address: str, folders: Iterable[Path] = ()) -> None:
+    """Loads a part's weights, or checks names and shapes only where the part is on the meta device.
+
+    name: a path, relative to the working directory or to one of `folders`. address: of the part in its model; names
+    in the file may begin with it, as they do in an exported model. Raises InputError.
+    """
+    files = _files(name, folders)
+    wanted = part.state_dict()
+    shapes = {key: (file, shape) for file in files for key, shape in _shapes(file).items()}
+    prefix = _prefix(wanted, shapes, address)
+    _check(wanted, {key: shape for key, (_, shape) in shapes.items()}, prefix)
+    with torch.no_grad():
+        for file in files:
+            with safe_open(file, framework="pt") as stored:
+                for key, target in wanted.items():
+                    if target.device.type != "meta" and shapes[prefix + key][0] == file:
+                        target.copy_(stored.get_tensor(prefix + key))
+
+
+def _files(name: str, folders: Iterable[Path]) -> list[Path]:
+    path = next((p for p in (Path(name), *(folder / name for folder in folders)) if p.exists()), None)
+    if path is None:
+        raise InputError(problem="no such file or folder", got=name)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(problem="a folder without a .safetensors file", got=name)
+    return files
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(problem=f"is no safetensors file ({' '.join(str(error).split())[:80]})", got=str(file)) from None
+
+
+def _prefix(wanted: Mapping[str, Tensor], stored: Iterable[str], address: str) -> str:
+    """What stands before the part's own names in the file."""
+    words = address.split(".")
+    endings = [".".join(words[i:]) + "." for i in range(len(words))]
+    role = words[0] + "."
+    found = set(stored)
+    return max(["", *endings, role], key=lambda prefix: sum(prefix + key in found for key in wanted))
+
+
+def _check(wanted: Mapping[str, Tensor], stored: Mapping[str, tuple[int, ...]], prefix: str) -> None:
+    missing = [key for key in wanted if prefix + key not in stored]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(problem=f"has no weights '{missing[0]}'{more}{nearest(missing[0], stored)}")
+    if not prefix and (extra := sorted(set(stored) - set(wanted))):
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise InputError(problem=f"has weights that the part does not: '{extra[0]}'{more}")
+    for key, target in wanted.items():
+        if tuple(target.shape) != stored[prefix + key]:
+            raise InputError(problem=f"'{key}' is {list(stored[prefix + key])}; the part wants {list(target.shape)}")
