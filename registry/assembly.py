@@ -32,7 +32,7 @@ META = torch.device("meta")
 class Assembled:
     """A recipe as working parts.
 
-    made: every part by address, nested ones too. costs: of one step of each phase, by its name; empty unless counted.
+    made: every part by address, nested ones too. stages: of a cascade, else one without a name.
     """
 
     model: Model | Cascade
@@ -63,7 +63,11 @@ def assemble(
         return sketch
     for i, phase in enumerate(sketch.plan.phases):
         if phase.descent.steps is None:
-            path = ("training", "phases", i, "steps") if recipe.data.get("training", {}).get("phases") else ("training", "steps")
+            path = (
+                ("training", "phases", i, "steps")
+                if recipe.data.get("training", {}).get("phases")
+                else ("training", "steps")
+            )
             findings.problem(path, f"is missing: phase {phase.name} has neither steps nor a budget")
     if not sketch.plan.phases:
         findings.problem(("training", "phases"), "is missing: there is no denoiser, and nothing says what learns")
@@ -90,7 +94,7 @@ def pass_over(
     plan: Plan | None = None,
     counting: bool = True,
 ) -> Assembled | None:
-    """Builds every part of a recipe once; None after a finding. plan: whose descents are taken over, already counted."""
+    """Builds every part of a recipe once; None after a finding. plan: whose descents are taken over, counted."""
     said = stages_said(recipe, findings)
     training = read_training(recipe.data, said, findings, seed)
     builder = Builder(recipe, catalog, findings, device, hosted)
@@ -111,7 +115,9 @@ def pass_over(
     if plan is None:
         phases = _counted_phases(training, stages, findings, counting)
     else:
-        phases = tuple(replace(p, objective=_stage_of(stages, p.stage).objectives[i]) for i, p in enumerate(plan.phases))
+        phases = tuple(
+            replace(p, objective=_stage_of(stages, p.stage).objectives[i]) for i, p in enumerate(plan.phases)
+        )
     if findings.any:
         return None
     return Assembled(
@@ -165,12 +171,16 @@ def _steps(said: PhaseSaid, stage: Stage, findings: Findings) -> int | None:
         return max(1, budget.samples // batch)
     if budget.tokens is not None:
         if said.learn != "denoiser":
-            findings.problem((*said.path, "budget"), "of tokens is for a denoiser; give flops or samples", got=said.learn)
+            findings.problem(
+                (*said.path, "budget"), "of tokens is for a denoiser; give flops or samples", got=said.learn
+            )
             return None
         return max(1, budget.tokens // (batch * stage.tokens))
     cost = phase_cost(stage, said.learn, said.index, said.descent)
     if cost is None or cost.flops == 0:
-        findings.problem((*said.path, "budget"), f"of flops needs a {said.learn} whose FLOPs can be counted; give steps")
+        findings.problem(
+            (*said.path, "budget"), f"of flops needs a {said.learn} whose FLOPs can be counted; give steps"
+        )
         return None
     assert budget.flops is not None
     return max(1, int(budget.flops // cost.flops))

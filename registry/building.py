@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,10 @@ from mutoscope.core.facts import ConditioningFact
 from mutoscope.core.process import Process
 from mutoscope.core.randomness import key
 from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.checking import Problem, check_settings, part_named
+from mutoscope.registry.contract import NOTHING, FactNeed, Setting, fact_needs, settings_of
 from mutoscope.registry.mismatches import Ledger, Mismatch, Path, Published, gives, holds, kind_of
 from mutoscope.registry.recipe import Recipe
-from mutoscope.registry.schema import NOTHING, FactNeed, Problem, Setting, check_settings, fact_needs, part_named, settings_of
 from mutoscope.registry.weights import load_weights
 
 HOST = ("data", "metric")
@@ -50,8 +51,10 @@ class Findings:
         self.mismatches: list[Mismatch] = []
         self.roles: dict[Path, str] = {}
 
-    def problem(self, path: Path, problem: str, **more: Any) -> None:
-        error = self.recipe.problem(path, problem, **more)
+    def problem(self, path: Path, problem: str, got: Any = None, allowed: Iterable[object] | str | None = None) -> None:
+        if got is None and allowed is not None and not isinstance(allowed, str):
+            allowed = ", ".join(map(str, allowed)) or None
+        error = self.recipe.problem(path, problem, got=got, allowed=allowed)
         if all(str(error) != str(other) for _, _, other in self.problems):
             self.problems.append((path, problem, error))
 
@@ -59,9 +62,7 @@ class Findings:
         """Problems of the settings of the part at `path`."""
         for wrong in problems:
             got = None if wrong.got is NOTHING else wrong.got
-            said = wrong.problem + (f'; did you mean "{wrong.suggestion}"?' if wrong.suggestion else "")
-            allowed = None if wrong.suggestion else wrong.allowed or None
-            self.problem((*path, *wrong.path), said, got=got, allowed=allowed)
+            self.problem((*path, *wrong.path), wrong.problem, got=got, allowed=wrong.allowed or None)
 
     def mismatch(self, path: Path, need: str, says: str, involved: Sequence[Path]) -> None:
         known = [place for place in dict.fromkeys([path, *involved]) if place]
@@ -137,7 +138,9 @@ class Builder:
         wires = self._wires(cls, path, ledger)
         for setting in settings_of(cls):
             if setting.nested is not None and setting.name in settings:
-                parts, whole = self._nested(cls, setting, settings[setting.name], path, address, ledger, wires is not None)
+                parts, whole = self._nested(
+                    cls, setting, settings[setting.name], path, address, ledger, wires is not None
+                )
                 settings[setting.name] = parts
                 wires = wires if whole else None
         if wires is None or wrong:
@@ -176,16 +179,17 @@ class Builder:
         says = f"{cls.name} needs a {need.fact.__name__}; {given}"
         self.findings.mismatch(path, need.fact.__name__, says, involved)
 
-    def _check_needs(
-        self, cls: type[Component], need: FactNeed, found: Published, path: Path, ledger: Ledger
-    ) -> None:
+    def _check_needs(self, cls: type[Component], need: FactNeed, found: Published, path: Path, ledger: Ledger) -> None:
         for wanted in need.needs:
             met, fields = holds(wanted, found.fact)
             if met or (isinstance(found.fact, ConditioningFact) and "conditioner" in ledger.absent):
                 continue
             origin = ledger.origin(found, fields)
             if origin:
-                given, involved = f"{self.label(origin)} gives {gives(found.fact, fields)}", [origin, *self.upstream([found.path])]
+                given, involved = (
+                    f"{self.label(origin)} gives {gives(found.fact, fields)}",
+                    [origin, *self.upstream([found.path])],
+                )
             else:
                 given, involved = "there is no conditioner", [beside(path, "conditioner")]
             self.findings.mismatch(path, wanted.says, f"{cls.name} needs {wanted.says}; {given}", involved)
@@ -230,7 +234,14 @@ class Builder:
     # Construction
 
     def _constructed(
-        self, role: str, path: Path, address: str, cls: type[Component], given: dict[str, Any], named: Nested, ledger: Ledger
+        self,
+        role: str,
+        path: Path,
+        address: str,
+        cls: type[Component],
+        given: dict[str, Any],
+        named: Nested,
+        ledger: Ledger,
     ) -> Any | None:
         part = None
         if not (role == "metric" and self.sketching):
@@ -315,4 +326,3 @@ def _has_default(cls: type[Component], name: str) -> bool:
 def _line(error: Exception) -> str:
     """The message on one line."""
     return " ".join(str(error).split()) or type(error).__name__
-

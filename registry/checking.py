@@ -210,9 +210,8 @@ def _problem(
     value: Any = given
     for key in place:
         value = value.get(key, NOTHING) if isinstance(value, Mapping) else NOTHING
-    if kind == "missing":
-        path = (*place, location[-1]) if location[-1] != place[-1] else place
-        return Problem(tuple(path), "is missing", NOTHING)
+    if kind == "missing" and (len(location) == 1 or isinstance(value, Mapping)):
+        return Problem(place if len(location) == 1 else (*place, location[-1]), "is missing")
     known = annotations
     for key in place[:-1]:
         known = _fields_of(known.get(str(key)))

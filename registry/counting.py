@@ -79,7 +79,9 @@ def forward_flops(part: Component, role: str, facts: Facts) -> int | None:
             return None
 
 
-def step_cost(model: Model, learn: str, objective: Objective, batch: int, accumulate: int, facts: Facts) -> StepCost | None:
+def step_cost(
+    model: Model, learn: str, objective: Objective, batch: int, accumulate: int, facts: Facts
+) -> StepCost | None:
     """What one step of a phase costs. None where neither the loss nor the learner can be run on meta tensors."""
     learner, micro = model.part(learn), max(1, batch // accumulate)
     turns: Counter[str] = Counter(turn for step in range(CYCLE) for turn in objective.turns(step))
@@ -103,9 +105,11 @@ def step_cost(model: Model, learn: str, objective: Objective, batch: int, accumu
     return StepCost(round(flops * accumulate), activations, exact)
 
 
-def sampling_flops(model: Model, facts: Facts) -> int | None:
-    """FLOPs of sampling one clip of the training size: network calls, guidance among them, and decoding."""
-    forward = forward_flops(model.denoiser, "denoiser", facts)
+def sampling_flops(model: Model, facts: Facts, forward: int | None) -> int | None:
+    """FLOPs of sampling one clip of the training size: network calls, guidance among them, and decoding.
+
+    forward: of one forward pass of the denoiser.
+    """
     canvas, latents = token_canvas(model, 1), latent_values(facts, 1)
     if forward is None or latents is None:
         return None

@@ -43,7 +43,7 @@ def describe(recipe: Recipe, catalog: Catalog, seed: int | None = None) -> dict[
     parts = _parts(assembled)
     denoising = [phase for phase in assembled.plan.phases if phase.learn == "denoiser"]
     main = next(iter([*reversed(denoising), *reversed(assembled.plan.phases)]), None)
-    sampled = [_sampling(stage) for stage in assembled.stages]
+    sampled = [_sampling(stage, parts) for stage in assembled.stages]
     cascade = [_stage(stage, spent) for stage, spent in zip(assembled.stages, sampled, strict=True) if stage.name]
     published = recipe.data.get("published")
     return {
@@ -101,8 +101,11 @@ def _multiplies(part: nn.Module) -> bool:
     return any(p.ndim >= 2 and id(p) not in tables for p in part.parameters())
 
 
-def _sampling(stage: Stage) -> int | None:
-    return None if stage.whole.lacks() else sampling_flops(stage.whole, stage.facts)
+def _sampling(stage: Stage, parts: Mapping[str, Mapping[str, Any]]) -> int | None:
+    if stage.whole.lacks():
+        return None
+    denoiser = f"{stage.name}.denoiser" if stage.name else "denoiser"
+    return sampling_flops(stage.whole, stage.facts, parts[denoiser]["flops"])
 
 
 def _stage(stage: Stage, spent: int | None) -> dict[str, Any]:
@@ -148,7 +151,11 @@ def _memory(assembled: Assembled, costs: Mapping[str, StepCost | None]) -> dict[
         most["average"] = max(most["average"], FLOAT * averaged if phase.descent.ema else 0)
         cost = costs[phase.name]
         activations += [cost.activations] if cost is not None and cost.activations is not None else []
-    parts: dict[str, int | None] = {"parameters": FLOAT * everything, **most, "activations": max(activations, default=None)}
+    parts: dict[str, int | None] = {
+        "parameters": FLOAT * everything,
+        **most,
+        "activations": max(activations, default=None),
+    }
     return {**parts, "total": sum(part for part in parts.values() if part is not None)}
 
 
@@ -171,5 +178,3 @@ def _counted(published: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]
         "parameters": sum(parts[a]["parameters"] for a in outer),
         "flops": None if None in flops else sum(flops),
     }
-
-

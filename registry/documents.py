@@ -284,12 +284,18 @@ def _as_part(node: Node) -> Node:
     return Node({"type": node}, node.place) if is_word else node
 
 
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A path on one line, whatever its keys are."""
+    keys = [key if key.isprintable() else repr(key)[1:-1] for key in map(str, path)]
+    return ".".join(key if len(key) <= 60 else key[:57] + "..." for key in keys)
+
+
 def _lost(new: Node, at: tuple[str | int, ...], problem: str, key: str | int, allowed: str | None = None) -> InputError:
     place = new.place
     return InputError(
         file=place.file if place else None,
         line=place.line if place else None,
-        field=".".join(map(str, at)),
+        field=dotted(at),
         problem=problem,
         got=key,
         allowed=allowed,

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import signal
 import sys
@@ -107,9 +108,14 @@ class Loader:
 
     def load_file(self, path: Path) -> None:
         """A plugin that is one file. Raises InputError if there is no such file; a second load of it does nothing."""
-        path = path.expanduser().resolve()
-        if path.suffix != ".py" or not path.is_file():
-            raise InputError(f"no such plugin file: {path} (a plugin file is an existing .py file)")
+        try:
+            found = Path(os.path.expanduser(path)).resolve()
+            usable = found.suffix == ".py" and found.is_file()
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, links in a circle
+            found, usable = path, False
+        if not usable:
+            raise InputError(problem="no such plugin file; one is a .py file", got=str(path))
+        path = found
         if path not in self._files:
             self._files.add(path)
             self._load(path.stem, "", str(path), lambda: _import_file(path))
@@ -197,7 +203,7 @@ def _check_offer(offer: Any) -> None:
         raise TypeError(f"{offer.__name__} has no role: it extends none of {', '.join(ROLES)}")
     if not isinstance(offer.name, str) or not NAME.fullmatch(offer.name):
         rule = "lower-case letters, digits, underscores"
-        raise TypeError(f"{offer.__name__} has no name: give it `name = \"...\"`, {rule}")
+        raise TypeError(f'{offer.__name__} has no name: give it `name = "..."`, {rule}')
     if inspect.isabstract(offer):
         missing = ", ".join(sorted(offer.__abstractmethods__))
         raise TypeError(f"{offer.__name__} is abstract: it lacks {missing}")

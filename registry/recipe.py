@@ -6,6 +6,7 @@ the parts' settings may be is in their constructors, and is checked when the rec
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Recipe:
         return InputError(
             file=place.file if place else None,
             line=place.line if place else None,
-            field=".".join(map(str, _keys(path))),
+            field=documents.dotted(_keys(path)),
             problem=problem,
             got=got,
             allowed=_near(got, near) if allowed is None and near is not None else allowed,
@@ -142,7 +143,11 @@ def load_recipe(
         return Recipe(_changed(_read(path), overrides), path.stem, (path,))
     path = shipped.find_recipe(name)
     root, sources = _resolved(path, ())
-    return _finished(_changed(root, overrides), _name(path), sources)
+    recipe = _finished(_changed(root, overrides), _name(path), sources)
+    for i, plugin in enumerate(recipe.plugins):
+        if not shipped.is_file(plugin):
+            raise recipe.problem(("plugins", i), "no such plugin file", str(plugin))
+    return recipe
 
 
 # Files
@@ -172,11 +177,11 @@ def _resolved(path: Path, below: tuple[Path, ...]) -> tuple[Node, tuple[Path, ..
     """A file laid over what it extends, and the files."""
     root = _read(path)
     recipe = Recipe(root, "")
-    _check(recipe)
+    _check(recipe, extending=True)
     root = _with_plugins_of(root, path.parent)
     base = root.value.get("extends")
     if base is None or base.value is None:
-        return root, (path,)
+        return documents.without(root, ("extends",)), (path,)
     chain = (*below, path.resolve())
     base_path = _base(recipe, path, base.value)
     if base_path.resolve() in chain:
@@ -203,7 +208,7 @@ def _with_plugins_of(root: Node, folder: Path) -> Node:
     plugins = root.value.get("plugins")
     if plugins is None or plugins.value is None:
         return root
-    located = [Node(str((folder / Path(one.value).expanduser()).resolve()), one.place) for one in plugins.value]
+    located = [Node(os.path.abspath(folder / os.path.expanduser(one.value)), one.place) for one in plugins.value]
     return Node({**root.value, "plugins": Node(located, plugins.place)}, root.place)
 
 
@@ -253,13 +258,13 @@ def _finished(root: Node, name: str, sources: tuple[Path, ...]) -> Recipe:
     """The recipe of a resolved document, checked; a key at the top that is null is left out, and the name put in."""
     _check(Recipe(root, name, sources))
     own = root.child("name")
-    name = own.value if own is not None and own.value is not None else name
+    own = Node(name, root.place) if own is None or own.value is None else own
     given = {key: node for key, node in root.value.items() if node.value is not None and key != "name"}
-    return Recipe(Node({"name": own or Node(name), **given}, root.place), name, sources)
+    return Recipe(Node({"name": own, **given}, root.place), own.value, sources)
 
 
-def _check(recipe: Recipe) -> None:
-    """Raises InputError on the first thing at the top that no recipe can have."""
+def _check(recipe: Recipe, extending: bool = False) -> None:
+    """Raises InputError on the first thing at the top that no recipe can have. extending: it may extend another."""
     _check_keys(recipe, (), recipe.root, KEYS)
     for key, node in recipe.root.value.items():
         if node.value is None:
@@ -268,6 +273,8 @@ def _check(recipe: Recipe) -> None:
             _check_name(recipe, (key,), node)
         elif key == "extends":
             _need(recipe, (key,), node, str, "must be the name or path of one recipe")
+            if not extending:
+                raise recipe.problem((key,), "only a recipe in a file extends another one")
         elif key == "plugins":
             _need(recipe, (key,), node, list, "must be a list of plugin files")
             for i, one in enumerate(node.value):

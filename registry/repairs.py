@@ -67,7 +67,9 @@ class Search:
             if time.monotonic() > self.deadline:
                 return None
             try:
-                self.tried[path, name] = self.attempt(self.recipe.replace(path, name), self.catalog, self.hosted).identities()
+                self.tried[path, name] = self.attempt(
+                    self.recipe.replace(path, name), self.catalog, self.hosted
+                ).identities()
             except Exception:  # whatever is wrong with that part, it is no repair
                 self.tried[path, name] = None
         return self.tried[path, name]

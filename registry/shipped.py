@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -57,7 +58,7 @@ def is_file(path: Path) -> bool:
 
 
 def _found(name: str, folders: Sequence[str]) -> Path:
-    path = Path(name).expanduser() if name.isprintable() else Path()
+    path = Path(os.path.expanduser(name)) if name.isprintable() else Path()
     if path.suffix in SUFFIXES and is_file(path):
         return path
     written = name

@@ -12,10 +12,10 @@ from mutoscope.core.model import GENERATING, ROLES, Model
 from mutoscope.core.objective import Objective
 from mutoscope.core.settings import Count, Size
 from mutoscope.registry.building import Builder, Findings, merged
+from mutoscope.registry.checking import check_fields
 from mutoscope.registry.fit import check_fit
 from mutoscope.registry.mismatches import Ledger, Path
 from mutoscope.registry.recipe import Recipe
-from mutoscope.registry.schema import check_fields
 from mutoscope.registry.training import PhaseSaid, TrainingSaid
 
 
@@ -56,8 +56,8 @@ class Stage:
         if any(p.requires_grad for p in learner.parameters()):
             return True
         name = getattr(learner, "name", phase.learn)
-        why = "is frozen" if any(True for _ in learner.parameters()) else "has no weights to learn"
-        findings.problem((*phase.path, "learn") if phase.path else (*self.path, phase.learn), f"{phase.learn} {name} {why}")
+        why = "is frozen and learns nothing" if any(True for _ in learner.parameters()) else "has no weights to learn"
+        findings.problem((*self.path, phase.learn), f"{name} {why}; phase {phase.name} teaches it")
         return False
 
 
@@ -119,7 +119,8 @@ class StageBuilder:
             if value is None:
                 ledger = ledger if role == "conditioner" else ledger.without(role)
                 if role in needed:
-                    self.findings.problem(place, f"is missing: phase {needed[role]} needs it")
+                    names = self.builder.catalog.classes(role)
+                    self.findings.problem(place, f"is missing: phase {needed[role]} needs it", allowed=names)
                 continue
             parts[role], ledger = self._role(role, place, name, value, ledger)
         objectives = self._objectives(phases, home[0], parts, ledger)
@@ -161,7 +162,9 @@ class StageBuilder:
             part = self.builder.part(role, place, address, one, within, seed)
             built.append(part)
             ledger = ledger.without(role) if part is None else ledger.publish(part.facts(), place)
-        told = [fact for part in built if part is not None for fact in part.facts() if isinstance(fact, ConditioningFact)]
+        told = [
+            fact for part in built if part is not None for fact in part.facts() if isinstance(fact, ConditioningFact)
+        ]
         return built, ledger.publish([merged(told)], path)
 
     # Objectives
@@ -193,13 +196,17 @@ class StageBuilder:
                 built[phase.index] = parts.get("objective")
             elif phase.objective is None:
                 allowed = [n for n, c in self.builder.catalog.classes("objective").items() if _learns(c) == phase.learn]
-                self.findings.problem((*phase.path, "objective"), f"is missing: what teaches the {phase.learn}", allowed=allowed)
+                self.findings.problem(
+                    (*phase.path, "objective"), f"is missing: what teaches the {phase.learn}", allowed=allowed
+                )
             elif home == (*phase.path, "objective"):
                 built[phase.index] = parts.get("objective")
             else:
                 path = (*phase.path, "objective")
                 address = ".".join(map(str, path))
-                built[phase.index] = self.builder.part("objective", path, address, phase.objective, ledger, phase.descent.seed)
+                built[phase.index] = self.builder.part(
+                    "objective", path, address, phase.objective, ledger, phase.descent.seed
+                )
         return {index: objective for index, objective in built.items() if objective is not None}
 
     # Who accepts whom
@@ -213,7 +220,7 @@ class StageBuilder:
         for place, (value, learn) in {place: (value, learn) for place, value, learn in taught}.items():
             self._check_objective(place, value, learn, path, said)
         sampler, denoiser = self._class("sampler", said), self._class("denoiser", said)
-        if sampler and denoiser and not self._excused((*path, "sampler"), (*path, "denoiser")):
+        if sampler and denoiser and not self._excused((*path, "sampler")):
             self._check_accepts(sampler, denoiser, (*path, "sampler"), (*path, "denoiser"))
         given = ledger.find(ConditioningFact)
         if denoiser and given and given.fact.known and not denoiser.uses_known:  # type: ignore[attr-defined]
@@ -228,7 +235,7 @@ class StageBuilder:
         if _learns(objective) != learn:
             says = f"{objective.name} teaches the {_learns(objective)}, not the {learn}"
             self.findings.mismatch(place, "learns", says, [])
-        elif learner and not self._excused(place, (*path, learn)):
+        elif learner and not self._excused((*path, learn)):
             self._check_accepts(objective, learner, place, (*path, learn))
 
     def _check_accepts(self, cls: type[Component], other: type[Component], place: Path, others: Path) -> None:
@@ -241,9 +248,9 @@ class StageBuilder:
         says = f"{cls.name} works with a {names}; {other.role} is {other.name}{known}"
         self.findings.mismatch(place, f"accepts {names}", says, [others])
 
-    def _excused(self, *places: Path) -> bool:
-        """Whether a part at one of these places already lacks its process, which says the same."""
-        return any(m.path in places and m.need.endswith("Process") for m in self.findings.mismatches)
+    def _excused(self, place: Path) -> bool:
+        """Whether the part at a place already lacks its process, which says the same."""
+        return any(m.path == place and m.need.endswith("Process") for m in self.findings.mismatches)
 
     def _class(self, role: str, said: Mapping[str, Any]) -> type[Component] | None:
         return self.builder.class_of(role, said[role]) if said.get(role) is not None else None

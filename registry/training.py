@@ -9,21 +9,25 @@ from typing import Any
 from mutoscope.core.errors import nearest
 from mutoscope.core.training.plan import Budget, Descent
 from mutoscope.registry.building import Findings
+from mutoscope.registry.checking import check_fields
 from mutoscope.registry.mismatches import Path
-from mutoscope.registry.schema import check_fields
 
 LEARNERS = ("autoencoder", "denoiser", "tower", "writer")
 """Roles that a phase may teach."""
 DESCENT = tuple(f.name for f in fields(Descent))
 PHASE = ("learn", "objective", "stage", "turns", *DESCENT)
+RUN = ("phases", "turns", *DESCENT)
 TURN = ("lr", "schedule", "warmup", "floor", "optimizer", "weight_decay", "betas", "clip")
 """What a turn may set for itself; the rest is decided by its phase, for all turns alike."""
 
 
 @dataclass(frozen=True)
 class PhaseSaid:
-    """A phase as the recipe has it. index: among all phases. path: where it stands; empty for a phase that is only
-    understood. objective: what stands under that key, or None. turns: settings of other turns, by turn."""
+    """A phase as the recipe has it.
+
+    index: among all phases. path: where it stands; of the `training` around it where the phase is only implied.
+    objective: what stands under that key, or None. turns: settings of other turns, by turn.
+    """
 
     index: int
     path: Path
@@ -73,23 +77,29 @@ def read_training(
 
     A recipe that lists no phases teaches its denoiser, in every stage. What is wrong goes to `findings`.
     """
-    base = _level(data.get("training"), ("training",), ("phases", *DESCENT), findings)
+    top = data.get("training")
+    base = _level(top, ("training",), RUN, findings)
     if seed is not None:
         base["seed"] = seed
     phases: list[PhaseSaid] = []
     names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
-    for path, said in _listed(data.get("training"), ("training",), findings):
-        phases.append(_phase(len(phases), path, said, base, names, "", findings))
+
+    def add(path: Path, said: Mapping[str, Any], around: dict[str, Any], stage: str, implied: bool = False) -> None:
+        phases.append(_phase(len(phases), path, said, around, names, stage, implied, findings))
+
+    for path, said in _listed(top, ("training",), findings):
+        add(path, said, base, "")
     for i, stage in enumerate(stages):
-        own = _level(stage.get("training"), ("stages", i, "training"), ("phases", *DESCENT), findings)
-        for path, said in _listed(stage.get("training"), ("stages", i, "training"), findings):
-            phases.append(_phase(len(phases), path, said, _over(base, own), names, names[i], findings))
+        place, own = ("stages", i, "training"), stage.get("training")
+        around = _over(base, _level(own, place, RUN, findings))
+        for path, said in _listed(own, place, findings):
+            add(path, said, around, names[i])
         if not any(phase.stage == names[i] for phase in phases) and "denoiser" in stage:
-            phases.append(_phase(len(phases), (), {"learn": "denoiser"}, _over(base, own), names, names[i], findings))
+            add(place, _implied(own), around, names[i], implied=True)
     if not phases and not stages and "denoiser" in data:
-        phases.append(_phase(0, (), {"learn": "denoiser"}, base, names, "", findings))
+        add(("training",), _implied(top), base, "", implied=True)
     order = {name: place for place, name in enumerate(names)}
-    if stages and not data.get("training", {}).get("phases"):
+    if stages and not (isinstance(top, Mapping) and top.get("phases")):
         phases.sort(key=lambda phase: order.get(phase.stage, 0))
     return TrainingSaid(tuple(phases), int(base.get("seed", Descent.seed)))
 
@@ -102,6 +112,8 @@ def _listed(said: Any, path: Path, findings: Findings) -> list[tuple[Path, Mappi
     if not isinstance(phases, list) or not phases:
         findings.problem((*path, "phases"), "must be a list of phases, each {learn: ROLE, ...}", got=phases)
         return []
+    if said.get("turns") is not None:
+        findings.problem((*path, "turns"), "stands beside phases; a turn stands in its phase")
     listed = []
     for i, phase in enumerate(phases):
         if isinstance(phase, Mapping):
@@ -111,10 +123,23 @@ def _listed(said: Any, path: Path, findings: Findings) -> list[tuple[Path, Mappi
     return listed
 
 
+def _implied(said: Any) -> dict[str, Any]:
+    """The phase of a `training` that lists none."""
+    turns = said.get("turns") if isinstance(said, Mapping) else None
+    return {"learn": "denoiser", "turns": turns}
+
+
 def _phase(
-    index: int, path: Path, said: Mapping[str, Any], base: dict[str, Any], stages: Sequence[str], stage: str, findings: Findings
+    index: int,
+    path: Path,
+    said: Mapping[str, Any],
+    base: dict[str, Any],
+    stages: Sequence[str],
+    stage: str,
+    implied: bool,
+    findings: Findings,
 ) -> PhaseSaid:
-    own = _level(said, path, PHASE, findings)
+    own = {} if implied else _level(said, path, PHASE, findings)
     learn = said.get("learn", "denoiser")
     if learn not in LEARNERS:
         findings.problem((*path, "learn"), "must be the role that learns", got=learn, allowed=LEARNERS)
@@ -129,7 +154,9 @@ def _phase(
     if descent.batch % descent.accumulate:
         at = next((p for p in ((*path, "batch"), (*path, "accumulate")) if p[-1] in own), ("training", "batch"))
         findings.problem(at, f"must divide into {descent.accumulate} micro-batches", got=descent.batch)
-    _check_optimizer(descent.optimizer, (*path, "optimizer") if "optimizer" in own else ("training", "optimizer"), findings)
+    _check_optimizer(
+        descent.optimizer, (*path, "optimizer") if "optimizer" in own else ("training", "optimizer"), findings
+    )
     turns = _turns(said.get("turns"), (*path, "turns"), findings)
     if "learner" in turns:
         descent = Descent(**{**merged, **turns.pop("learner")})
@@ -161,7 +188,9 @@ def _level(said: Any, path: Path, known: Iterable[str], findings: Findings) -> d
         if key not in known:
             hint = nearest(str(key), known) or f"; allowed: {', '.join(known)}"
             findings.problem((*path, str(key)), f"unknown setting{hint}")
-    values, wrong = check_fields(Descent, {key: value for key, value in said.items() if key in DESCENT and key in known})
+    values, wrong = check_fields(
+        Descent, {key: value for key, value in said.items() if key in DESCENT and key in known}
+    )
     findings.settings(path, wrong)
     if values.get("steps") is not None and values.get("budget") is not None:
         findings.problem((*path, "budget"), "stands beside steps; give one of the two")

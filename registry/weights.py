@@ -46,7 +46,9 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as stored:
             return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(problem=f"is no safetensors file ({' '.join(str(error).split())[:80]})", got=str(file)) from None
+        raise InputError(
+            problem=f"is no safetensors file ({' '.join(str(error).split())[:80]})", got=str(file)
+        ) from None
 
 
 def _prefix(wanted: Mapping[str, Tensor], stored: Iterable[str], address: str) -> str:

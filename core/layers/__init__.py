@@ -1,0 +1,1 @@
+"""Pieces with one right answer and no flags, shared by plugins."""

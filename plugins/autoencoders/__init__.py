@@ -1,0 +1,1 @@
+"""Autoencoders, and the objective that trains them."""

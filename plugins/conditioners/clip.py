@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Clip(Conditioner):
 
     name = "clip"
     paper = "Radford et al. 2021, arXiv:2103.00020"
-    tiny = {"drop": 11}
+    tiny: ClassVar[dict[str, Any]] = {"drop": 11}
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Clip(Conditioner):
         self.tower = _tower(configuration, text, drop)
         if file:
             _load(self.tower, file)
-        self.pooled, self.width = _widths(self.tower)
+        self.pooled, self.width = _widths(configuration, text, self.length)
         self.requires_grad_(False)
         self.eval()
         self._remembered: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
@@ -184,17 +184,11 @@ def _tower(configuration: dict[str, Any], text: dict[str, Any], drop: int) -> nn
     return tower
 
 
-def _widths(tower: nn.Module) -> tuple[int, int]:
-    """Widths of pooled and sequence, found by asking the tower on the meta device."""
-    import copy
-
+def _widths(configuration: dict[str, Any], text: dict[str, Any], length: int) -> tuple[int, int]:
+    """Widths of pooled and sequence, found by asking a tower on the meta device."""
     with torch.no_grad(), torch.device("meta"):
-        pooled, sequence = copy.deepcopy(tower).to("meta")(torch.zeros(1, _positions(tower), dtype=torch.long))
+        pooled, sequence = _tower(configuration, text, 0)(torch.zeros(1, length, dtype=torch.long))
     return pooled.shape[-1], sequence.shape[-1]
-
-
-def _positions(tower: nn.Module) -> int:
-    return getattr(tower, "context_length", 77)
 
 
 def _foreign_tokenizer(model: str, text: dict[str, Any], folder: str, length: int) -> Any:

@@ -1,0 +1,1 @@
+"""Patchifiers: latents to tokens and back."""

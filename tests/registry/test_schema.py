@@ -73,7 +73,11 @@ def test_settings_are_the_keywords_with_their_docs(wide):
 def test_keywords_of_a_role_are_nested_parts(duel):
     settings = {setting.name: setting for setting in settings_of(duel)}
     assert settings["weight"].nested is None
-    assert (settings["judge"].nested, settings["judge"].optional, settings["judge"].many) == ("discriminator", False, False)
+    assert (settings["judge"].nested, settings["judge"].optional, settings["judge"].many) == (
+        "discriminator",
+        False,
+        False,
+    )
     assert (settings["second"].nested, settings["second"].optional) == ("discriminator", True)
     assert settings["judges"].many
     assert settings["judges"].part is Discriminator
@@ -125,7 +129,9 @@ class Unknown(Bad):
 
 
 class Optional(Bad):
-    def __init__(self, clip: Annotated[ClipFact, Acted] | None, tokens: Annotated[TokenFact | None, Continuous]) -> None: ...
+    def __init__(
+        self, clip: Annotated[ClipFact, Acted] | None, tokens: Annotated[TokenFact | None, Continuous]
+    ) -> None: ...
 
 
 @pytest.mark.parametrize("cls", [Kwargs, Args, Untyped, Bag, NoDefault, WrongDefault, Reserved, OutOfBounds, Unknown])
@@ -175,7 +181,7 @@ def test_values_arrive_as_the_constructor_takes_them(wide):
         ("weights", 3, "weights: must be a text, or null"),
         ("widht", 3, 'widht: unknown setting; did you mean "width"?'),
         ("frosen", True, 'frosen: unknown setting; did you mean "frozen"?'),
-        ("process", 3, "process: unknown setting; did you mean \"precision\"?"),
+        ("process", 3, 'process: unknown setting; did you mean "precision"?'),
     ],
 )
 def test_each_mistake_is_one_problem(wide, key, value, said):
@@ -271,7 +277,12 @@ def test_the_json_schema_knows_every_part_and_key(catalog):
     wide = defs["denoiser.wide"]
     assert wide["additionalProperties"] is False
     assert wide["properties"]["type"] == {"const": "wide"}
-    assert wide["properties"]["width"] == {"type": "integer", "minimum": 1, "default": 64, "description": "features of a token"}
+    assert wide["properties"]["width"] == {
+        "type": "integer",
+        "minimum": 1,
+        "default": 64,
+        "description": "features of a token",
+    }
     assert wide["properties"]["mixing"]["enum"] == ["joint", "factorised", "windowed"]
     assert {"weights", "frozen"} <= set(wide["properties"])
     assert defs["sampler.steps_"]["required"] == ["type", "steps"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import mutoscope.core.values as v
 from mutoscope.core.autoencoder import Autoencoder
@@ -32,7 +32,6 @@ from mutoscope.core.objective import Objective
 from mutoscope.core.patchifier import Patchifier
 from mutoscope.core.plugin import hookimpl
 from mutoscope.core.process import FrameProcess, LevelProcess, OneStepProcess, TokenProcess
-from mutoscope.core.randomness import Draw
 from mutoscope.core.sampler import Sampler
 from mutoscope.core.settings import Count, Share, Size, Width
 from mutoscope.core.tower import Tower
@@ -381,7 +380,12 @@ class Ids(TokenDenoiser):
     name = "ids"
 
     def __init__(
-        self, tokens: Annotated[TokenFact, Discrete], given: ConditioningFact, process: TokenProcess, *, width: Width = 8
+        self,
+        tokens: Annotated[TokenFact, Discrete],
+        given: ConditioningFact,
+        process: TokenProcess,
+        *,
+        width: Width = 8,
     ) -> None:
         super().__init__()
         codebook = tokens.codebook or 1
@@ -431,6 +435,9 @@ class Patches(Discriminator):
         return self.score(self.net(grid).mean((2, 3, 4)))
 
 
+JUDGES = {"spatial": Nested("patches", {"width": 4}), "temporal": Nested("patches", {"width": 6})}
+
+
 @final
 class Game(Objective):
     """A generator against a judge of frames and a judge of clips."""
@@ -442,10 +449,7 @@ class Game(Objective):
         self,
         tokens: Annotated[TokenFact, Continuous],
         *,
-        discriminators: dict[str, Discriminator] = {  # noqa: B006
-            "spatial": Nested("patches", {"width": 4}),
-            "temporal": Nested("patches", {"width": 6}),
-        },
+        discriminators: dict[str, Discriminator] = JUDGES,
     ) -> None:
         super().__init__()
         self.process = OneStepProcess()
@@ -468,7 +472,10 @@ class Game(Objective):
         if turn == "learner":
             return v.Losses(-sum(d(grid, example.conditioning).mean() for d in self.discriminators.values()))
         judge = self.discriminators[turn]
-        return v.Losses(judge(grid.detach(), example.conditioning).mean() - judge(example.tokens.as_grid(), example.conditioning).mean())
+        return v.Losses(
+            judge(grid.detach(), example.conditioning).mean()
+            - judge(example.tokens.as_grid(), example.conditioning).mean()
+        )
 
 
 @final
@@ -632,13 +639,11 @@ class Brightness(Metric):
 
 
 def _all() -> list[type]:
-    return [c for c in globals().values() if isinstance(c, type) and c.__module__ == __name__ and getattr(c, "name", "")]
+    return [
+        c for c in globals().values() if isinstance(c, type) and c.__module__ == __name__ and getattr(c, "name", "")
+    ]
 
 
 @hookimpl
 def mutoscope_components():
     return _all()
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().numpy().tobytes()

@@ -1,0 +1,13 @@
+"""The patchifiers."""
+
+from __future__ import annotations
+
+from mutoscope.core.component import Component
+from mutoscope.core.plugin import hookimpl
+
+
+@hookimpl
+def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.patchifiers.spacetime import Spacetime
+
+    return [Spacetime]
