@@ -23,7 +23,7 @@ from mutoscope.benchmarks.evaluation import (
     sample,
     score,
 )
-from mutoscope.benchmarks.report.video import encode_webm
+from mutoscope.benchmarks.reporting.video import encode_webm
 from mutoscope.benchmarks.study import Arm, Study
 from mutoscope.core.errors import Interrupted, MutoscopeError
 from mutoscope.core.model import Cascade, Model, stages_of

@@ -31,8 +31,8 @@ from mutoscope.core.values import Batch, Conditioning, Example, Grid, Known, Lat
 META = torch.device("meta")
 CYCLE = 64
 """Steps over which an objective's turns are averaged; lazy regularisers come every so many steps."""
-PROMPT = "a red circle moves left"
-"""What a conditioner is asked to embed when it is counted."""
+PROMPT = "a red circle moves left {:06d}"
+"""What a conditioner is asked to embed when it is counted; a clip's number makes prompts differ, at equal length."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def meta_batch(facts: Facts, clips: int, video: bool = True) -> Batch:
     earlier = facts.get(EarlierFact)
     return Batch(
         video=torch.empty(clips, clip.channels, clip.frames, *clip.size, device=META) if video else None,
-        prompt=(PROMPT,) * clips if clip.captions else None,
+        prompt=tuple(map(PROMPT.format, range(clips))) if clip.captions else None,
         label=torch.zeros(clips, dtype=torch.long, device=META) if clip.classes else None,
         actions=torch.zeros(clips, clip.frames, dtype=torch.long, device=META) if clip.actions else None,
         clips=tuple(range(clips)),
