@@ -288,7 +288,7 @@ class Builder:
                 self.findings.problem((*path, "weights"), error.problem, got=error.got, allowed=error.allowed)
                 return False
         if named.settings.get("frozen"):
-            part.frozen = True  # pyright: ignore[reportAttributeAccessIssue]
+            part.frozen = True  # pyright: ignore[reportArgumentType]
             part.requires_grad_(False)
         return True
 

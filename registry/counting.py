@@ -6,11 +6,12 @@ only ever on the meta device: on a CPU the counter misses LSTMs and sees fused a
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from mutoscope.core.model import Model
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.tower import Tower
+from mutoscope.core.training.turns import LEARNER
 from mutoscope.core.values import Batch, Conditioning, Example, Grid, Known, Latents, Tokens
 
 META = torch.device("meta")
@@ -33,6 +35,11 @@ CYCLE = 64
 """Steps over which an objective's turns are averaged; lazy regularisers come every so many steps."""
 PROMPT = "a red circle moves left {:06d}"
 """What a conditioner is asked to embed when it is counted; a clip's number makes prompts differ, at equal length."""
+
+UNRUNNABLE = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What parts raise that look at values, or ask for what only real data has."""
+
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,13 @@ def forward_flops(part: Component, role: str, facts: Facts) -> int | None:
     run = runs[role](part, facts)
     if run is None:
         return None
-    with _mode(part, training=False), torch.no_grad():  # type: ignore[arg-type]
+    # A conditioner that is not training looks at what it is asked.
+    with _mode(part, training=role == "conditioner"), torch.no_grad():  # type: ignore[arg-type]
         try:
             if role == "conditioner":
                 return flops_of(lambda: run(3)) - flops_of(lambda: run(2))
             return flops_of(lambda: run(1))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        except UNRUNNABLE:
             return None
 
 
@@ -84,24 +92,26 @@ def step_cost(
 ) -> StepCost | None:
     """What one step of a phase costs. None where neither the loss nor the learner can be run on meta tensors."""
     learner, micro = model.part(learn), max(1, batch // accumulate)
-    turns: Counter[str] = Counter(turn for step in range(CYCLE) for turn in objective.turns(step))
     flops, activations = 0.0, 0
+    turns: Counter[str] = Counter(turn for step in range(CYCLE) for turn in objective.turns(step))
     try:
+        objective = _begun(objective, learner)
         with _mode(learner, training=True), _mode(objective, training=True):
             for turn, count in turns.items():
                 with _only(turn, learner, objective):
-                    example = _example(model, learn, micro, facts)
+                    example = _example(model, learn, micro, facts, turn)
                     spent, kept = _loss_cost(learner, objective, example, micro, turn)
                 flops += spent * count / CYCLE
                 activations = max(activations, kept)
         exact = True
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError):
+    except UNRUNNABLE:
         forward = forward_flops(learner, learn, facts)  # type: ignore[arg-type]
         if forward is None:
             return None
         flops, activations, exact = 3.0 * micro * forward, None, False
     if learn == "denoiser":
-        flops += sum(_embedding_flops(c, micro, facts) for c in model.conditioners)
+        passes = (turns.total() + 2 * sum(n for turn, n in turns.items() if _owner(turn) == LEARNER)) / CYCLE
+        flops += passes * sum(_embedding_flops(c, micro, facts) for c in model.conditioners if _learns(c))
     return StepCost(round(flops * accumulate), activations, exact)
 
 
@@ -123,7 +133,7 @@ def sampling_flops(model: Model, facts: Facts, forward: int | None) -> int | Non
     with _mode(model.autoencoder, training=False), torch.no_grad():
         try:
             decoding = flops_of(lambda: model.autoencoder.decode(latents))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        except UNRUNNABLE:
             return None
     return round(spent) + decoding
 
@@ -133,8 +143,7 @@ def sampling_flops(model: Model, facts: Facts, forward: int | None) -> int | Non
 
 def meta_batch(facts: Facts, clips: int, video: bool = True) -> Batch:
     """Clips of the training data's shape with everything said of them."""
-    clip = facts.get(ClipFact)
-    earlier = facts.get(EarlierFact)
+    clip, earlier = _fact(facts, ClipFact), facts.get(EarlierFact)
     return Batch(
         video=torch.empty(clips, clip.channels, clip.frames, *clip.size, device=META) if video else None,
         prompt=tuple(map(PROMPT.format, range(clips))) if clip.captions else None,
@@ -168,14 +177,14 @@ def filled(canvas: Tokens, fact: TokenFact) -> Tokens:
     return canvas.with_values(torch.empty(*canvas.clip.shape, fact.width, device=META))
 
 
-def meta_conditioning(facts: Facts, clips: int) -> Conditioning:
-    """Conditioning of the widths that the conditioners publish, with a null one beside it."""
+def meta_conditioning(facts: Facts, clips: int, learns: bool = False) -> Conditioning:
+    """Conditioning of the widths that the conditioners publish, with a null one beside it. learns: takes gradients."""
     given = facts.get(ConditioningFact) or ConditioningFact()
-    latent, tokens, clip = facts.get(LatentFact), facts.get(TokenFact), facts.get(ClipFact)
+    latent, tokens, clip = facts.get(LatentFact), facts.get(TokenFact), _fact(facts, ClipFact)
     cells = latent.grid if latent else Grid(clip.frames, *clip.size)
 
     def values(*shape: int) -> Tensor:
-        return torch.empty(clips, *shape, device=META, requires_grad=torch.is_grad_enabled())
+        return torch.empty(clips, *shape, device=META, requires_grad=learns)
 
     known = None
     if given.known and tokens is not None:
@@ -194,6 +203,14 @@ def meta_conditioning(facts: Facts, clips: int) -> Conditioning:
         }
 
     return Conditioning(**told(), null=Conditioning(**told()))
+
+
+def _fact(facts: Facts, kind: type[F]) -> F:
+    """A fact that must be there. Raises LookupError."""
+    found = facts.get(kind)
+    if found is None:
+        raise LookupError(f"no {kind.__name__} was published")
+    return found
 
 
 # Forward passes by role
@@ -253,13 +270,22 @@ def _rollout(part: FrameDenoiser, canvas: Tokens, given: Conditioning, fact: Tok
 # A training step
 
 
-def _example(model: Model, learn: str, clips: int, facts: Facts) -> Example:
+def _example(model: Model, learn: str, clips: int, facts: Facts, turn: str) -> Example:
     if learn != "denoiser":
         return Example(None, Conditioning(), meta_batch(facts, clips))
-    fact = facts.get(TokenFact)
-    tokens = filled(token_canvas(model, clips), fact)
+    tokens = filled(token_canvas(model, clips), _fact(facts, TokenFact))
     batch = meta_batch(facts, clips, video=False)
-    return Example(tokens, meta_conditioning(facts, clips), batch)
+    learns = _owner(turn) == LEARNER and any(map(_learns, model.conditioners))
+    return Example(tokens, meta_conditioning(facts, clips, learns), batch)
+
+
+def _begun(objective: Objective, learner: nn.Module) -> Objective:
+    """The objective as it is after its phase has started; a copy where that changes it."""
+    if type(objective).begin is Objective.begin:
+        return objective
+    begun = copy.deepcopy(objective)
+    begun.begin(learner)
+    return begun
 
 
 def _loss_cost(learner: nn.Module, objective: Objective, example: Example, clips: int, turn: str) -> tuple[int, int]:
@@ -290,14 +316,22 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _embedding_flops(conditioner: Conditioner, clips: int, facts: Facts) -> int:
-    """Forward and backward pass of a conditioner that learns; what a frozen one gives can be kept."""
-    if not any(p.requires_grad for p in conditioner.parameters()):
-        return 0
-    with _mode(conditioner, training=False), torch.no_grad():
+    """A conditioner's forward pass; 0 where it cannot be run without data."""
+    with _mode(conditioner, training=True), torch.no_grad():
         try:
-            return 3 * flops_of(lambda: conditioner.embed(meta_batch(facts, clips), _draw(clips)))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            return flops_of(lambda: conditioner.embed(meta_batch(facts, clips), _draw(clips)))
+        except UNRUNNABLE:
             return 0
+
+
+def _learns(module: nn.Module) -> bool:
+    """Whether a module has weights that are not frozen; what a frozen conditioner gives can be kept."""
+    return any(p.requires_grad for p in module.parameters())
+
+
+def _owner(turn: str) -> str:
+    """Who learns in a turn: `learner.path` is the learner's."""
+    return turn.partition(".")[0]
 
 
 def _draw(clips: int) -> Draw:
@@ -320,7 +354,7 @@ def _mode(module: nn.Module, training: bool) -> Iterator[None]:
 def _only(turn: str, learner: nn.Module, objective: Objective) -> Iterator[None]:
     """Freezes all players but the one whose turn it is."""
     opponents = objective.opponents()
-    owner = turn.partition(".")[0]
+    owner = _owner(turn)
     own = _ids([opponents[owner]]) if owner in opponents else _ids([learner, objective]) - _ids(opponents.values())
     resting = [
         p for module in (learner, objective) for p in module.parameters() if p.requires_grad and id(p) not in own

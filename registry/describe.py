@@ -70,7 +70,7 @@ def _parts(assembled: Assembled) -> dict[str, dict[str, Any]]:
             continue
         weights = _weights(made.part)
         flops = forward_flops(made.part, made.role, made.facts)
-        if flops == 0 and made.role in ("denoiser", "discriminator", "tower") and _multiplies(made.part):
+        if flops == 0 and made.role in ("autoencoder", "denoiser", "discriminator", "tower") and _multiplies(made.part):
             raise WorkError(f"{address}: {made.type.name} computes, but no FLOPs of it were counted")
         parts[address] = {
             "type": made.type.name,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mutoscope.core.errors import InputError, nearest
+from mutoscope.core.storage.weights import load_tensors, read_header
 
 
 def load_weights(part: nn.Module, name: str, address: str, folders: Iterable[Path] = ()) -> None:
@@ -20,15 +19,13 @@ def load_weights(part: nn.Module, name: str, address: str, folders: Iterable[Pat
     """
     files = _files(name, folders)
     wanted = part.state_dict()
-    shapes = {key: (file, shape) for file in files for key, shape in _shapes(file).items()}
+    shapes = {key: tuple(said["shape"]) for file in files for key, said in read_header(file).items()}
     prefix = _prefix(wanted, shapes, address)
-    _check(wanted, {key: shape for key, (_, shape) in shapes.items()}, prefix)
-    with torch.no_grad():
+    _check(wanted, shapes, prefix)
+    if any(not target.is_meta for target in wanted.values()):
         for file in files:
-            with safe_open(file, framework="pt") as stored:
-                for key, target in wanted.items():
-                    if target.device.type != "meta" and shapes[prefix + key][0] == file:
-                        target.copy_(stored.get_tensor(prefix + key))
+            stored = load_tensors(file)
+            part.load_state_dict({k: stored[prefix + k] for k in wanted if prefix + k in stored}, strict=False)
 
 
 def _files(name: str, folders: Iterable[Path]) -> list[Path]:
@@ -39,16 +36,6 @@ def _files(name: str, folders: Iterable[Path]) -> list[Path]:
     if not files:
         raise InputError(problem="a folder without a .safetensors file", got=name)
     return files
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            problem=f"is no safetensors file ({' '.join(str(error).split())[:80]})", got=str(file)
-        ) from None
 
 
 def _prefix(wanted: Mapping[str, Tensor], stored: Iterable[str], address: str) -> str:

@@ -58,8 +58,8 @@ class Clip(Conditioner):
         self.dropout = dropout
         self.length, self.vocabulary = text.get("context_length", 77), text.get("vocab_size", VOCABULARY)
         self.padding = text.get("pad_id", 0)
-        self.tokenizer = _foreign_tokenizer(model, text, tokenizer, self.length)
         self.tower = _tower(configuration, text, drop)
+        self.tokenizer = _foreign_tokenizer(model, text, tokenizer, self.length)
         if file:
             _load(self.tower, file)
         self.pooled, self.width = _widths(configuration, text, self.length)
@@ -87,9 +87,7 @@ class Clip(Conditioner):
 
     def facts(self) -> tuple[ConditioningFact, ...]:
         return (
-            ConditioningFact(
-                pooled=self.pooled, sequence=self.width, length=self.length, vocabulary=self.vocabulary
-            ),
+            ConditioningFact(pooled=self.pooled, sequence=self.width, length=self.length, vocabulary=self.vocabulary),
         )
 
     def fingerprint(self) -> str:
@@ -111,9 +109,11 @@ class Clip(Conditioner):
         kept = self._remembered.pop(prompt, None)
         if kept is None or kept[0].device != device:
             ids = torch.tensor([self._ids(prompt)], device=device)
-            with torch.autocast(device.type, enabled=False):
+            with torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False):
                 pooled, sequence = self(ids)
             kept = (pooled[0], sequence[0], self._mask(prompt, ids[0]), ids[0])
+        if device.type == "meta":
+            return kept
         # The prompt that was not asked for longest is forgotten first.
         self._remembered[prompt] = kept
         if len(self._remembered) > REMEMBERED:
@@ -152,7 +152,8 @@ def _configuration(model: str) -> dict[str, Any]:
             hint = nearest(model, known) or f"; open_clip knows {len(known)} models"
             raise InputError(field="model", problem=f"unknown open_clip model{hint}", got=model)
     if not (isinstance(found, dict) and isinstance(found.get("text_cfg"), dict) and "embed_dim" in found):
-        raise InputError(field="model", problem="has no embed_dim and text_cfg, as open_clip's configurations do", got=model)
+        problem = "has no embed_dim and text_cfg, as open_clip's configurations do"
+        raise InputError(field="model", problem=problem, got=model)
     return found
 
 
@@ -199,14 +200,14 @@ def _foreign_tokenizer(model: str, text: dict[str, Any], folder: str, length: in
     if not Path(folder or wanted).is_dir():
         raise InputError(
             field="tokenizer",
-            problem=f"'{model}' does not have CLIP's vocabulary: give a local folder with the tokenizer {wanted or folder}",
+            problem=f"'{model}' does not have CLIP's vocabulary: give a local folder with the tokenizer {wanted}",
             got=folder or None,
         )
     from open_clip.tokenizer import HFTokenizer
 
     try:
-        settings = dict(text.get("tokenizer_kwargs") or {})
-        return HFTokenizer(folder or wanted, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **settings)
+        settings = {"tokenizer_mode": text.get("tokenizer_mode"), **(text.get("tokenizer_kwargs") or {})}
+        return HFTokenizer(folder or wanted, context_length=length, **settings)
     except ImportError as error:
         raise InputError(field="tokenizer", problem=f"needs the package transformers ({error})", got=folder) from error
     except (OSError, ValueError) as error:
@@ -232,7 +233,8 @@ def _load(tower: nn.Module, file: str) -> None:
                     raise InputError(field="file", problem=f"has no weights '{prefix + name}'", got=file)
                 shape = stored.get_slice(prefix + name).get_shape()
                 if list(target.shape) != list(shape):
-                    raise InputError(field="file", problem=f"'{name}' is {shape}; the tower has {list(target.shape)}", got=file)
+                    problem = f"'{name}' is {shape}; the tower has {list(target.shape)}"
+                    raise InputError(field="file", problem=problem, got=file)
                 if target.device.type != "meta":
                     target.copy_(stored.get_tensor(prefix + name))
     except (SafetensorError, OSError) as error:

@@ -20,6 +20,8 @@ from mutoscope.plugins.conditioners.bpe import VOCABULARY, cut, distinct, ids_of
 
 RADIX = 256
 """An id is RADIX * high + low; see IdTable."""
+SPREAD = 0.1
+"""Standard deviation of the vectors of ids and places at first."""
 
 
 @final
@@ -27,12 +29,13 @@ class IdTable(nn.Module):
     """A vector for every id of a large vocabulary, from two small tables.
 
     The vector of RADIX * h + l is high[h] * low[l], element by element: distinct for all ids, with 449 rows instead of
-    49,408, so that the optimizer's dense step costs nothing. Shi et al. 2020, arXiv:1909.02107, sec. 3.1.
+    49,408, so that the optimizer's dense step costs nothing. Shi et al. 2020, arXiv:1909.02107, sec. 3.1. It learns as
+    fast as the whole table; small at first, as learned vectors of unit size would hardly turn in a short run.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.high = nn.Parameter(torch.randn(-(-VOCABULARY // RADIX), width))
+        self.high = nn.Parameter(SPREAD * torch.randn(-(-VOCABULARY // RADIX), width))
         self.low = nn.Parameter(torch.randn(RADIX, width))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ class Text(Conditioner):
             raise InputError(field="heads", problem=f"must divide the width {width}", got=heads)
         self.width, self.length, self.pooling, self.dropout = width, length, pooling, dropout
         self.table = IdTable(width)
-        self.places = nn.Parameter(0.5 * torch.randn(length, width))
+        self.places = nn.Parameter(SPREAD * torch.randn(length, width))
         self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
@@ -129,6 +132,4 @@ class Text(Conditioner):
         return Conditioning(told.pooled, told.sequence, told.mask, told.prompt_ids, null=Conditioning(*nothing))
 
     def facts(self) -> tuple[ConditioningFact, ...]:
-        return (
-            ConditioningFact(pooled=self.width, sequence=self.width, length=self.length, vocabulary=VOCABULARY),
-        )
+        return (ConditioningFact(pooled=self.width, sequence=self.width, length=self.length, vocabulary=VOCABULARY),)

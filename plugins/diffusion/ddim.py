@@ -13,7 +13,9 @@ from mutoscope.core.values import Prediction
 from mutoscope.plugins.diffusion.stepping import Interval, LevelSampler, Walk, posterior
 
 
-def ddim_step(prediction: Prediction, now: tuple[float, float], then: tuple[float, float], eta: float, z: Tensor | None) -> Tensor:
+def ddim_step(
+    prediction: Prediction, now: tuple[float, float], then: tuple[float, float], eta: float, z: Tensor | None
+) -> Tensor:
     """x at the next time from the prediction at this one, B N D. Song et al. 2021, eq. 12.
 
     now, then: (signal, noise) of the two times. eta: noise put back, as a share of the posterior's deviation (eq. 16).
@@ -23,7 +25,7 @@ def ddim_step(prediction: Prediction, now: tuple[float, float], then: tuple[floa
     x0, eps = prediction.as_clean(), prediction.as_noise()
     if z is None or eta == 0.0:
         return a * x0 + s * eps
-    sigma = min(eta * posterior(now, then).variance**0.5, s)
+    sigma = min(eta * posterior(now, then).variance ** 0.5, s)
     return a * x0 + (s * s - sigma * sigma) ** 0.5 * eps + sigma * z
 
 

@@ -24,7 +24,7 @@ POWERS = {"clean": (0.0, 0.0), "halfway": (0.5, 0.0), "velocity": (1.0, 0.0), "n
 
 @final
 class FlowProcess(LevelProcess):
-    """The straight path x = (1 - t) x0 + t eps. Liu et al. 2022, arXiv:2209.03003; Lipman et al. 2022, arXiv:2210.02747.
+    """The straight path x = (1 - t) x0 + t eps. Liu et al. 2022, arXiv:2209.03003, sec. 2.1.
 
     shift: moves times towards noise, t' = shift t / (1 + (shift - 1) t), in training and sampling alike (Esser et al.
     2024, eq. 23); 1 leaves them where they are.

@@ -10,4 +10,6 @@ from mutoscope.core.plugin import hookimpl
 def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.world.dataset import Shapes
 
-    return [Shapes]
+    from mutoscope.plugins.world.metrics.caption import Caption
+
+    return [Shapes, Caption]

@@ -22,7 +22,7 @@ TOKEN = TokenFact(width=4, grid=GRID, channels=4)
 class Exact(LevelDenoiser):
     """The best denoiser of data N(mean, spread^2): E[x0 | x] and E[eps | x] are linear in x.
 
-    A clip's mean is its conditioning's pooled number, where there is one. calls counts.
+    A clip's mean is its conditioning's pooled number, where there is one. calls: made so far. seen: their noisy values.
     """
 
     name = "exact_gaussian"
@@ -46,7 +46,7 @@ class Exact(LevelDenoiser):
         return x0 if self.process.kind == "clean" else eps
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:
-        raise AssertionError("the exact denoiser is asked in times: use ExactProcess")
+        raise AssertionError("the exact denoiser is asked in times: use ByTime")
 
 
 class ByTime(LevelProcess):

@@ -22,7 +22,9 @@ def noisy(canvas, draw):
     return canvas.with_values(draw.normal("x", 12, 4))
 
 
-@pytest.mark.parametrize("process", [FlowProcess(), FlowProcess("clean"), Ddpm().process, Ddpm(predict="velocity").process])
+@pytest.mark.parametrize(
+    "process", [FlowProcess(), FlowProcess("clean"), Ddpm().process, Ddpm(predict="velocity").process]
+)
 def test_the_field_is_extrapolated_from_the_null_one(process, noisy, exact, by_time) -> None:
     timed = by_time(process)
     network, conditioning = exact(timed), told()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_the_probability_flow_is_followed(sampler, order, bound, process, token,
     errors = [error(sampler, steps, made, token, canvas, draw, exact, by_time) for steps in (32, 64, 128)]
     assert errors[-1] < bound
     if not isinstance(made, DdpmProcess):  # a chain's levels lie on its grid of a thousand, unevenly
-        for coarse, fine in zip(errors, errors[1:], strict=False):
+        for coarse, fine in pairwise(errors):
             assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
 
 
@@ -60,7 +61,7 @@ def test_the_probability_flow_is_followed(sampler, order, bound, process, token,
 def test_the_order_holds_on_a_fine_chain(sampler, order, token, canvas, draw, exact, by_time) -> None:
     process = DdpmProcess(betas("linear", 64000), "clean")
     errors = [error(sampler, steps, process, token, canvas, draw, exact, by_time) for steps in (32, 64, 128)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
 
 
@@ -85,7 +86,12 @@ def test_euler_is_ddim_without_noise(token, canvas, draw, exact, by_time) -> Non
 @pytest.mark.parametrize("name", ["flow", "ddpm", "cosine-clean"])
 @pytest.mark.parametrize(
     ("sampler", "settings"),
-    [(Ancestral, {"variance": "small"}), (Ancestral, {"variance": "large"}), (Ddim, {"eta": 1.0}), (Ddim, {"eta": 0.5})],
+    [
+        (Ancestral, {"variance": "small"}),
+        (Ancestral, {"variance": "large"}),
+        (Ddim, {"eta": 1.0}),
+        (Ddim, {"eta": 0.5}),
+    ],
 )
 def test_random_samplers_have_the_datas_distribution(sampler, settings, name, token, exact, by_time) -> None:
     """Mean and spread of many samples, against the data's."""

@@ -205,7 +205,8 @@ def test_weights_that_do_not_suit(written, catalog, tmp_path):
     assert "no such file" in refused(written(("squeeze", "{type: squeeze, weights: nowhere}")), catalog)[0]
     assert "has no weights" in refused(written(("squeeze", "{type: squeeze, weights: short.safetensors}")), catalog)[0]
     assert (
-        "is no safetensors" in refused(written(("squeeze", "{type: squeeze, weights: text.safetensors}")), catalog)[0]
+        "not a safetensors file"
+        in refused(written(("squeeze", "{type: squeeze, weights: text.safetensors}")), catalog)[0]
     )
     other = assemble(recipe_of(autoencoder={"type": "squeeze", "channels": 6}), catalog).model.autoencoder.state_dict()
     save_file(other, tmp_path / "wide.safetensors")
