@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from mutoscope.benchmarks.evaluation import (
     sample,
     score,
 )
+from mutoscope.benchmarks.reporting.page import write_report
 from mutoscope.benchmarks.reporting.video import encode_webm
 from mutoscope.benchmarks.study import Arm, Study
+from mutoscope.benchmarks.tabulate import tabulate
 from mutoscope.core.errors import Interrupted, MutoscopeError
 from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.storage.atomic import write_bytes, write_json
@@ -49,6 +51,15 @@ def run_study(study: Study, folder: Path, progress: Progress, device: str | None
     framed = next((run for run in runs if run["status"] == "done"), None)
     frames = _references(study, folder, framed, progress, device) if framed else []
     return {"runs": runs, "references": frames}
+
+
+def compare(study: Study, folder: Path, progress: Progress, device: str | None = None) -> dict[str, Any]:
+    """Runs a study and writes `results.json` and `report.html` into its folder; gives the results."""
+    work = run_study(study, folder, progress, device)
+    results = tabulate(study, work, folder, device or "cpu")
+    write_json(folder / "results.json", results)
+    write_report(folder / "report.html", results)
+    return results
 
 
 def run_name(arm: str, seed: int) -> str:
@@ -156,7 +167,10 @@ def _references(
     assert isinstance(truth.real.video, Tensor)
     framing["autoencoder round trip"] = ("ceiling", reconstruct(assembled.model, truth.real.video))
     if study.untrained:
-        framing["untrained"] = ("floor", sample(untrained(assembled, study, recipe, device), truth.real, study.protocol))
+        framing["untrained"] = (
+            "floor",
+            sample(untrained(assembled, study, recipe, device), truth.real, study.protocol),
+        )
     rows = []
     for name, (kind, video) in framing.items():
         for scored in score(assembled.metrics, video, truth, study.protocol, assembled.dataset.fingerprint()):
@@ -179,9 +193,3 @@ def untrained(assembled: Assembled, study: Study, recipe: Recipe, device: str | 
     for (_, new), (_, old) in zip(stages_of(fresh.model), stages_of(assembled.model), strict=True):
         new.autoencoder.load_state_dict(old.autoencoder.state_dict())
     return fresh.model.eval()
-
-
-def prompts_of(folder: Path) -> Sequence[str]:
-    """The prompts of the shown clips."""
-    kept = folder / "scores" / "references.json"
-    return read_json(kept)["prompts"] if kept.exists() else []

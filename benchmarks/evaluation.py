@@ -188,7 +188,9 @@ def _fingerprint(metric: Metric, video: Tensor, truth: Truth, protocol: Protocol
 
 def right_by_clip(scored: Sequence[Scored], group: str = "caption") -> list[dict[str, bool]]:
     """For each clip, which of a group's attributes are right: `{"colour": True, ...}`; empty without the group."""
-    marks = {s.metric.partition(".")[2]: s.clips for s in scored if s.metric.startswith(f"{group}.") and s.clips is not None}
+    marks = {
+        s.metric.partition(".")[2]: s.clips for s in scored if s.metric.startswith(f"{group}.") and s.clips is not None
+    }
     marks.pop("all", None)
     length = min((len(m) for m in marks.values()), default=0)
     return [{name: bool(values[i] > 0.5) for name, values in marks.items()} for i in range(length)]

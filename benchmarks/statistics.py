@@ -106,19 +106,25 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], seed: int = 0) 
     gaps = np.array([np.mean(y) - np.mean(x) for x, y in zip(a, b, strict=True)])
     value = float(gaps.mean())
     if len(gaps) < FEW:
-        low, high = bootstrap([np.asarray(y, np.float64) - np.asarray(x, np.float64) for x, y in zip(a, b, strict=True)], seed)
+        low, high = bootstrap(
+            [np.asarray(y, np.float64) - np.asarray(x, np.float64) for x, y in zip(a, b, strict=True)], seed
+        )
         return Difference(value, low, high, None, f"no verdict: {len(gaps)} seeds are a demonstration", "clips only")
     test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) > 0 else None
     p = float(test.pvalue) if test is not None else float(value == 0)
     if len(gaps) < MANY:
         low, high = student(gaps)
         return Difference(value, low, high, p, "", "paired t over seeds")
-    draws = _resampled([np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)]) for x, y in zip(a, b, strict=True)], seed)
+    draws = _resampled(
+        [np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)]) for x, y in zip(a, b, strict=True)], seed
+    )
     low, high = _interval(draws[:, 1] - draws[:, 0])
     return Difference(value, low, high, p, "", "paired bootstrap over seeds and clips")
 
 
-def with_holm(differences: Sequence[Difference], names: Sequence[tuple[str, str]], higher: bool = True) -> list[Difference]:
+def with_holm(
+    differences: Sequence[Difference], names: Sequence[tuple[str, str]], higher: bool = True
+) -> list[Difference]:
     """Verdicts in words after Holm's correction over the comparisons of one metric (Holm 1979).
 
     names: (a, b) of each. higher: whether a larger value is better.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mutoscope.benchmarks.evaluation import Protocol
 from mutoscope.core.errors import InputError
+from mutoscope.registry.addresses import digest
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.describe import describe
-from mutoscope.registry.recipe import Recipe, load_recipe
+from mutoscope.registry.recipe import PARTS, Recipe, load_recipe
+from mutoscope.registry.runs import RUNS
 from mutoscope.registry.shipped import find_study
 
 
@@ -49,11 +51,12 @@ class StudyFile(BaseModel):
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing compared: its resolved recipe and what it costs, from `describe`."""
+    """One thing compared: its resolved recipe, what it costs (from `describe`), and its run where it is finished."""
 
     name: str
     recipe: Recipe
     cost: Mapping[str, Any]
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,59 @@ class Study:
     catalog: Catalog
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def runs(self) -> bool:
+        """Whether it compares finished runs."""
+        return any(arm.run is not None for arm in self.arms)
+
+    def default_folder(self) -> Path:
+        """`runs/NAME-HASH8`, where the same study always goes."""
+        content = [[arm.name, arm.recipe.data] for arm in self.arms]
+        return RUNS / f"{self.name}-{digest([content, self.seeds, asdict(self.protocol)])[:8]}"
+
     def recipe(self, arm: Arm, seed: int) -> Recipe:
         """The arm's recipe at a seed. A phase with a seed of its own keeps it: that is how arms share an autoencoder."""
-        return arm.recipe.replace(("training", "seed"), seed)
+        return arm.recipe if arm.run is not None else arm.recipe.replace(("training", "seed"), seed)
 
 
-def read_study(name: str, overrides: Sequence[str] = ()) -> Study:
+def choose_study(
+    named: Sequence[str],
+    swaps: Sequence[str],
+    overrides: Sequence[str],
+    plugins: Sequence[Path],
+    seeds: int | None,
+    clips: int | None,
+    split: str | None,
+) -> Study:
+    """The study that a command line means: a study by name, a recipe with swaps, or finished runs."""
+    if swaps:
+        if len(named) != 1:
+            raise InputError(f"--swap changes one recipe; got {len(named)} names")
+        said = dict(_swap(word) for word in swaps)
+        study = swap_study(named[0], said, range(seeds or 1), plugins, overrides)
+    elif len(named) >= 1 and all((Path(word) / "recipe.yaml").is_file() for word in named):
+        study = run_study_of(named, plugins)
+    elif len(named) == 1:
+        study = read_study(named[0], overrides, plugins)
+    else:
+        raise InputError(f"compare takes one study, one recipe with --swap, or run folders; got {', '.join(named)}")
+    protocol = replace(
+        study.protocol,
+        **({"clips": clips} if clips else {}),
+        **({"split": split} if split else {}),
+    )
+    return replace(study, protocol=protocol, **({"seeds": tuple(range(seeds))} if seeds and not study.runs else {}))
+
+
+def _swap(word: str) -> tuple[str, list[str]]:
+    role, equals, words = word.partition("=")
+    listed = [w for w in words.split(",") if w]
+    if not equals or not listed or role not in PARTS:
+        raise InputError(field="--swap", problem="is ROLE=A,B", got=word, allowed=f"roles {', '.join(PARTS)}")
+    return role, listed
+
+
+def read_study(name: str, overrides: Sequence[str] = (), plugins: Sequence[Path] = ()) -> Study:
     """A study by path or shipped name. Raises InputError naming file and field."""
     path = find_study(name)
     recipe = load_recipe(str(path), kind="study")
@@ -88,13 +138,39 @@ def read_study(name: str, overrides: Sequence[str] = ()) -> Study:
         raise recipe.problem(
             tuple(first["loc"]), _problem(first), got=first.get("input"), allowed=list(StudyFile.model_fields)
         ) from None
-    base = str((path.parent / said.recipe)) if (path.parent / said.recipe).is_file() else said.recipe
+    base = str(path.parent / said.recipe) if (path.parent / said.recipe).is_file() else said.recipe
     arms = {arm: _settings(changes) for arm, changes in said.arms.items()}
     return build_study(
         name=path.stem, title=said.title or path.stem, question=said.question, base=base, arms=arms,
         seeds=said.seeds, match=said.match, protocol=Protocol(**said.evaluate.model_dump()), show=said.show,
-        untrained=said.untrained, overrides=overrides,
+        untrained=said.untrained, overrides=overrides, plugins=plugins,
     )  # fmt: skip
+
+
+def run_study_of(runs: Sequence[str], plugins: Sequence[Path] = ()) -> Study:
+    """A study of finished runs: nothing is trained, all are scored by one protocol."""
+    arms: list[Arm] = []
+    catalog = Catalog.load(plugins)
+    for run in runs:
+        recipe = load_recipe(str(Path(run) / "recipe.yaml"))
+        catalog = Catalog.load([*plugins, *recipe.plugins])
+        name = Path(run).resolve().name
+        arms.append(Arm(name, recipe, describe(recipe, catalog), Path(run)))
+    if len({arm.name for arm in arms}) < len(arms):
+        raise InputError(f"two of the runs have one name: {', '.join(arm.name for arm in arms)}")
+    title = " against ".join(arm.name for arm in arms)
+    return Study(
+        f"runs-{digest([arm.name for arm in arms])[:8]}",
+        title,
+        "",
+        tuple(arms),
+        (0,),
+        "as trained",
+        Protocol(),
+        6,
+        True,
+        catalog,
+    )
 
 
 def swap_study(
@@ -108,9 +184,7 @@ def swap_study(
     """A study of one recipe with parts swapped by word: `{"denoiser": ["dit", "unet3d"]}`; several roles make a grid."""
     arms: dict[str, dict[str, Any]] = {"": {}}
     for role, words in swaps.items():
-        arms = {
-            f"{name} {word}".strip(): {**changes, role: word} for name, changes in arms.items() for word in words
-        }
+        arms = {f"{name} {word}".strip(): {**changes, role: word} for name, changes in arms.items() for word in words}
     title = " and ".join(f"{role}: {' against '.join(words)}" for role, words in swaps.items())
     return build_study(
         name=f"{Path(recipe).stem}-{'-'.join(swaps)}", title=title, question="", base=recipe, arms=arms, seeds=seeds,
@@ -137,7 +211,7 @@ def build_study(
     if not arms:
         raise InputError(f"study {name}: arms: a study compares at least one arm")
     recipe = load_recipe(base, overrides)
-    catalog = Catalog.load([*plugins, *map(Path, recipe.data.get("plugins", []))])
+    catalog = Catalog.load([*plugins, *recipe.plugins])
     built: list[Arm] = []
     for arm, changes in arms.items():
         own = recipe

@@ -6,15 +6,15 @@ FLOPs are 2 x multiply-accumulates. `parameters` are learned ones, frozen or not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings in its place: denoiser.depth=4")] = None,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="A plugin file to load.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings in its place: denoiser.depth=4")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     from mutoscope.commands.output import count, show, show_json
@@ -23,7 +23,7 @@ def run(
     from mutoscope.registry.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    catalog = Catalog.load([*(plugin or []), *map(Path, loaded.data.get("plugins", []))])
+    catalog = Catalog.load([*(plugin or []), *loaded.plugins])
     told = describe(loaded, catalog)
     if json:
         show_json(told)

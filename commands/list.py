@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def run(
-    role: Annotated[Optional[str], typer.Argument(help="One role: denoiser, sampler, ...")] = None,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="A plugin file to load.")] = None,
+    role: Annotated[str | None, typer.Argument(help="One role: denoiser, sampler, ...")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     from mutoscope.commands.output import show

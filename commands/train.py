@@ -6,17 +6,17 @@ The run's folder is printed last. The same command again continues where it stop
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="Settings in its place: denoiser.depth=4")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The run's folder; by default runs/NAME-HASH8.")] = None,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="A plugin file to load.")] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings in its place: denoiser.depth=4")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-HASH8.")] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
 ) -> None:
     from mutoscope.core.training.distribution import leave
     from mutoscope.core.training.progress import progress
@@ -25,7 +25,7 @@ def run(
     from mutoscope.registry.runs import train_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    catalog = Catalog.load([*(plugin or []), *map(Path, loaded.data.get("plugins", []))])
+    catalog = Catalog.load([*(plugin or []), *loaded.plugins])
     try:
         folder, _, position = train_recipe(loaded, catalog, out, device, progress())
     finally:

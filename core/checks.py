@@ -134,7 +134,9 @@ class Bench:
                 pooled=draw.normal(name, fact.pooled) if fact.pooled else None,
                 sequence=draw.normal(name + "s", fact.length, fact.sequence) if fact.sequence else None,
                 mask=mask if fact.sequence else None,
-                prompt_ids=(draw.uniform(name + "i", fact.length) * fact.vocabulary).long() if fact.vocabulary else None,
+                prompt_ids=(draw.uniform(name + "i", fact.length) * fact.vocabulary).long()
+                if fact.vocabulary
+                else None,
             )
 
         return replace(told("told"), null=told("null"))

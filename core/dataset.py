@@ -65,7 +65,9 @@ class Order:
 
     def at(self, start: int, count: int) -> list[tuple[int, int]]:
         """(epoch, clip number) of positions start ... start + count - 1."""
-        return [(p // self.length, int(self._epoch(p // self.length)[p % self.length])) for p in range(start, start + count)]
+        return [
+            (p // self.length, int(self._epoch(p // self.length)[p % self.length])) for p in range(start, start + count)
+        ]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:

@@ -110,7 +110,9 @@ def generate(model: Model | Cascade, request: Request) -> Generated:
 def legal_grid(model: Model, frames: int, size: tuple[int, int]) -> Grid:
     """The smallest token grid whose video covers so many frames, rows and columns. Raises InputError on none."""
     if min(frames, *size) < 1:
-        raise InputError(f"a video has at least one frame, row and column; got {frames} frames of {size[0]} x {size[1]}")
+        raise InputError(
+            f"a video has at least one frame, row and column; got {frames} frames of {size[0]} x {size[1]}"
+        )
     return model.patchifier.token_grid(model.autoencoder.latent_grid(frames, size))
 
 

@@ -88,7 +88,9 @@ class Model(nn.Module):
         for role in ROLES:
             if role == "conditioner":
                 single = len(self.conditioners) == 1
-                yield from (("conditioner" if single else f"conditioner.{i}", c) for i, c in enumerate(self.conditioners))
+                yield from (
+                    ("conditioner" if single else f"conditioner.{i}", c) for i, c in enumerate(self.conditioners)
+                )
             elif getattr(self, role) is not None:
                 yield role, cast(Component, self.part(role))
 

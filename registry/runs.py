@@ -104,7 +104,9 @@ def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.dev
     if written.exists():
         before = load_recipe(str(written))
         if recipe_hash(before) != recipe_hash(recipe):
-            raise InputError(f"{folder} holds a run of another recipe ({before.name}); choose another folder with --out")
+            raise InputError(
+                f"{folder} holds a run of another recipe ({before.name}); choose another folder with --out"
+            )
     else:
         write_text(written, recipe.dump())
     write_json(
@@ -161,7 +163,7 @@ def load(
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder} is not a run folder: it has no recipe.yaml")
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    catalog = catalog or Catalog.load([*map(Path, plugins), *map(Path, recipe.data.get("plugins", []))])
+    catalog = catalog or Catalog.load([*map(Path, plugins), *recipe.plugins])
     processes = join(device)
     assembled = assemble(recipe, catalog, device=str(processes.device))
     problems: list[str] = []

@@ -41,6 +41,8 @@ def sincos_plane(positions: Tensor, width: int) -> Tensor:
 
 def _sincos(x: Tensor, width: int) -> Tensor:
     half = width // 2
-    frequencies = torch.arange(half, dtype=torch.float32, device=x.device).div_(max(half, 1)).mul_(-math.log(10000.0)).exp_()
+    frequencies = (
+        torch.arange(half, dtype=torch.float32, device=x.device).div_(max(half, 1)).mul_(-math.log(10000.0)).exp_()
+    )
     angles = x.float()[..., None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

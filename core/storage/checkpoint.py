@@ -49,6 +49,8 @@ def write_checkpoint(
     path = folder / f"step-{step:08d}"
     with whole_folder(path) as temporary:
         for part, tensors in parts.items():
+            if not tensors:  # a part without tensors has a line in the manifest and no file
+                continue
             save_tensors(temporary / f"{part}.safetensors", tensors)
             flush_file(temporary / f"{part}.safetensors")
             reach("checkpoint.between_files")
@@ -57,7 +59,8 @@ def write_checkpoint(
             file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(temporary.iterdir())
         }
         tensors = {
-            part: {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()} for part, tensors in parts.items()
+            part: {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()}
+            for part, tensors in parts.items()
         }
         manifest = {
             "format": FORMAT,
@@ -114,16 +117,19 @@ def listed(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_checkpoint(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by part, and the state. Verifies first; raises InputError and loads nothing on anything damaged."""
     manifest = verify(path)
-    names = [name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")]
-    for name in names:
+    files = [name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")]
+    for name in files:
         said = {n: tuple(shape) for n, (shape, _) in manifest["tensors"].get(name, {}).items()}
         header = {n: tuple(info["shape"]) for n, info in read_header(path / f"{name}.safetensors").items()}
         if said != header:
             raise InputError(f"{path / name}.safetensors: its tensors are not those of the manifest")
-    parts = {name: load_tensors(path / f"{name}.safetensors", device=device) for name in names}
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in manifest["tensors"]}
+    parts |= {name: load_tensors(path / f"{name}.safetensors", device=device) for name in files}
     return parts, json.loads((path / STATE).read_text(encoding="utf-8"))
 
 

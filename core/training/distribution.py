@@ -106,7 +106,9 @@ def join(device: str | torch.device | None = None) -> Processes:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise InputError(field="device", problem="no CUDA device is usable here", got=str(chosen), allowed=["cpu"])
-        chosen = torch.device("cuda", chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", "0")))
+        chosen = torch.device(
+            "cuda", chosen.index if chosen.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
+        )
         torch.cuda.set_device(chosen)
     if count > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
@@ -120,5 +122,3 @@ def leave() -> None:
 
 def _full(tensor: Tensor) -> Tensor:
     return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-

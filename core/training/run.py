@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mutoscope.core.errors import InputError, Interrupted
@@ -98,7 +97,9 @@ class Training:
         else:
             phase.objective.load_state_dict(resumed["parts"]["objective"])
         learner: nn.Module = model.part(phase.learn)
-        self.processes.share([learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])], descent.shard)
+        self.processes.share(
+            [learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])], descent.shard
+        )
         turns = Turns(model, phase, self.processes)
         if resumed is not None:
             load_players(turns, resumed["parts"], resumed["state"])
@@ -158,7 +159,9 @@ class Training:
             if (due and not done) or asked:
                 self._save(turns, records)
             if asked:
-                raise Interrupted(f"interrupted at step {self.position.step} of {phase.name}; the same command continues")
+                raise Interrupted(
+                    f"interrupted at step {self.position.step} of {phase.name}; the same command continues"
+                )
 
     def _meets(self, stop: Stop) -> bool:
         """Whether processes vote on a stop now: always alone, every tenth step together, since a vote is a message."""
@@ -230,7 +233,9 @@ class Training:
         for record in state["records"]:
             if self.processes.first:
                 journal.append({**record, "reused": True})
-        self.progress.note(f"{phase.name}: done before with the same recipe, data and code; taken from {phase.address[:8]}")
+        self.progress.note(
+            f"{phase.name}: done before with the same recipe, data and code; taken from {phase.address[:8]}"
+        )
         self.position.phase, self.position.step = self.position.phase + 1, 0
         self._save(None, None)
         return True
@@ -245,7 +250,9 @@ class Training:
         if self.processes.first:
             state = {"records": records, "spent": self.position.spent[phase.name]}
             filled = {address: tensors for address, tensors in parts.items() if tensors}
-            write_checkpoint(self.store / phase.address, phase.descent.steps or 0, filled, state, notes={"phase": phase.name})
+            write_checkpoint(
+                self.store / phase.address, phase.descent.steps or 0, filled, state, notes={"phase": phase.name}
+            )
 
     # What learners are given
 
@@ -294,4 +301,3 @@ def _trained(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _member(model: Model, address: str) -> nn.Module:
     return model.get_submodule(address)
-

@@ -53,7 +53,9 @@ def _optimizer_state(player: Player) -> tuple[dict[str, Tensor], dict[str, Any]]
             elif value is not None:
                 plain["parameters"].setdefault(name, {})[word] = value
     for group in player.optimizer.param_groups:
-        plain["groups"].append({word: v for word, v in group.items() if isinstance(v, (int, float, bool)) and word != "lr"})
+        plain["groups"].append(
+            {word: v for word, v in group.items() if isinstance(v, (int, float, bool)) and word != "lr"}
+        )
     return tensors, plain
 
 

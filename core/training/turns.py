@@ -128,7 +128,9 @@ class Turns:
         if self.phase.descent.on_nan == "skip":
             return False
         bad = next((n for n, p in self.players[turn.partition(".")[0]].named.items() if _broken(p.grad)), "the loss")
-        raise WorkError(f"{self.phase.name}: step {step}: the {turn} turn's loss or gradient is not finite, first in {bad}")
+        raise WorkError(
+            f"{self.phase.name}: step {step}: the {turn} turn's loss or gradient is not finite, first in {bad}"
+        )
 
     @contextmanager
     def _only(self, player: Player) -> Iterator[None]:

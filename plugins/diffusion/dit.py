@@ -52,7 +52,9 @@ class Dit(LevelDenoiser):
     ) -> None:
         super().__init__()
         if positions == "rotary" and width // heads % 2:
-            raise ValueError(f"heads: rotary positions need an even head width; {width} over {heads} heads is {width // heads}")
+            raise ValueError(
+                f"heads: rotary positions need an even head width; {width} over {heads} heads is {width // heads}"
+            )
         if prompt == "context" and tokens.packed:
             raise ValueError("prompt: packed tokens cannot have their prompts in context; use cross")
         self.width, self.positions, self.head_width = width, positions, width // heads
@@ -61,7 +63,9 @@ class Dit(LevelDenoiser):
         self.patch = tokens.patch
         self.embed = nn.Linear(tokens.width + given.cells * _volume(tokens.patch), width)
         self.level = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
-        self.pooled = nn.Identity() if given.pooled == width else nn.Linear(given.pooled, width) if given.pooled else None
+        self.pooled = (
+            nn.Identity() if given.pooled == width else nn.Linear(given.pooled, width) if given.pooled else None
+        )
         self.context = nn.Linear(given.sequence, width) if self.in_context else None
         self.per_frame = nn.Linear(given.per_frame, width, bias=False) if given.per_frame else None
         cross = given.sequence if prompt == "cross" else 0
@@ -127,9 +131,7 @@ class Dit(LevelDenoiser):
         if not self.cells or conditioning.cells is None:
             return x
         t, h, w = self.patch
-        cells = rearrange(
-            conditioning.cells, "b c (t i) (h j) (w k) -> b (t h w) (c i j k)", i=t, j=h, k=w
-        )
+        cells = rearrange(conditioning.cells, "b c (t i) (h j) (w k) -> b (t h w) (c i j k)", i=t, j=h, k=w)
         return torch.cat([x, cells.to(x.dtype)], dim=-1)
 
     def _in_context(

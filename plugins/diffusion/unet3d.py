@@ -131,7 +131,12 @@ class Stage(nn.Module):
             x = rearrange(cells, "(b t) (h w) c -> b c t h w", b=b, h=height)
         if self.prompt is not None and context is not None:
             allowed = None if mask is None else mask[:, None, None]
-            x = rearrange(self.prompt(rearrange(x, "b c t h w -> b (t h w) c"), context, allowed), "b (t h w) c -> b c t h w", t=t, h=height)
+            x = rearrange(
+                self.prompt(rearrange(x, "b c t h w -> b (t h w) c"), context, allowed),
+                "b (t h w) c -> b c t h w",
+                t=t,
+                h=height,
+            )
         place = _frames(t, x.shape[1], x.device).to(x.dtype)
         times = self.time(rearrange(x, "b c t h w -> (b h w) t c"), place)
         return rearrange(times, "(b h w) t c -> b c t h w", b=b, h=height, w=w)

@@ -41,7 +41,9 @@ class Spacetime(Patchifier):
         t, h, w = self.size
         ids = self.latents.codebook is not None
         width = 1 if ids else self.latents.channels * t * h * w
-        yield TokenFact(width, self.token_grid(self.latents.grid), self.latents.channels, self.size, self.latents.codebook)
+        yield TokenFact(
+            width, self.token_grid(self.latents.grid), self.latents.channels, self.size, self.latents.codebook
+        )
 
     def patchify(self, latents: Latents, draw: Draw | None = None) -> Tokens:
         values = latents.values

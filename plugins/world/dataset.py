@@ -21,9 +21,7 @@ from mutoscope.plugins.world.laws import View
 from mutoscope.plugins.world.sampling import SPLITS, World
 from mutoscope.plugins.world.state import ACTIONS, COLOURS, DIRECTIONS, SHAPES, VERSION, Scene
 
-Law = Literal[
-    "still", "uniform", "bounce", "fall", "parabola", "collide", "orbit", "paint", "eat", "grid", "agent"
-]
+Law = Literal["still", "uniform", "bounce", "fall", "parabola", "collide", "orbit", "paint", "eat", "grid", "agent"]
 Event = Literal["none", "pan", "occlude", "appear", "leave"]
 Colour = Literal["red", "green", "blue", "yellow", "magenta", "cyan"]
 Shape = Literal["circle", "square", "triangle"]
@@ -65,7 +63,13 @@ class Shapes(Dataset):
         held: Count = 1000,
         keep: Natural = 1 << 30,
     ) -> None:
-        for word, listed in (("laws", laws), ("events", events), ("colours", colours), ("shapes", shapes), ("directions", directions)):
+        for word, listed in (
+            ("laws", laws),
+            ("events", events),
+            ("colours", colours),
+            ("shapes", shapes),
+            ("directions", directions),
+        ):
             if not listed:
                 raise ValueError(f"{word}: needs at least one")
         if objects[0] > objects[1]:
@@ -81,7 +85,12 @@ class Shapes(Dataset):
         self.lengths = {"train": clips}
         self.held = held
         self.clip_fact = ClipFact(
-            3, largest.frames, largest.size, mixed=len(shown) > 1, classes=len(COLOURS) * len(SHAPES), actions=len(ACTIONS)
+            3,
+            largest.frames,
+            largest.size,
+            mixed=len(shown) > 1,
+            classes=len(COLOURS) * len(SHAPES),
+            actions=len(ACTIONS),
         )
         self.keep = keep
         self._kept: dict[tuple[str, int], tuple[np.ndarray, Scene, str]] = {}
@@ -110,7 +119,9 @@ class Shapes(Dataset):
         if not len(indices) or min(indices) < 0 or max(indices) >= length:
             raise DataError(f"shapes: the {split} split has clips 0 to {length - 1}; asked for {list(indices)[:3]}")
         clips = self._clips(split, [int(i) for i in indices])
-        videos = [torch.from_numpy(video).permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0) for video, _, _ in clips]
+        videos = [
+            torch.from_numpy(video).permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0) for video, _, _ in clips
+        ]
         scenes = tuple(scene for _, scene, _ in clips)
         actions = None
         if len(self.worlds) == 1:

@@ -9,7 +9,6 @@ from mutoscope.core.plugin import hookimpl
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.world.dataset import Shapes
-
     from mutoscope.plugins.world.metrics.caption import Caption
 
     return [Shapes, Caption]

@@ -266,7 +266,13 @@ def grid(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
         path.append((place + 0.5) * cell)
     actions[0] = 0
     blocks = tuple(
-        Sprite("square", WALL, 0.5 / CELLS / 0.8862, np.repeat(((np.array(w) + 0.5) * cell)[None], view.frames, 0), _always(view))
+        Sprite(
+            "square",
+            WALL,
+            0.5 / CELLS / 0.8862,
+            np.repeat(((np.array(w) + 0.5) * cell)[None], view.frames, 0),
+            _always(view),
+        )
         for w in np.argwhere(walls)
     )
     player = _thing(view, o, np.array(path), moves=False)
@@ -311,7 +317,9 @@ def pan(rng: np.random.Generator, scene: Scene) -> Scene:
 
 def occlude(rng: np.random.Generator, scene: Scene) -> Scene:
     """An upright bar stands before everything, in the way of the first thing."""
-    return with_bar(scene, float(np.clip(scene.things[0].positions[:, 1].mean(), 0.3, scene.size[1] / scene.size[0] - 0.3)))
+    return with_bar(
+        scene, float(np.clip(scene.things[0].positions[:, 1].mean(), 0.3, scene.size[1] / scene.size[0] - 0.3))
+    )
 
 
 def with_bar(scene: Scene, centre: float) -> Scene:

@@ -223,7 +223,11 @@ def _track(pieces: dict[str, np.ndarray], colour: int, piece: np.ndarray) -> Tra
 
 
 def _tell_shapes(
-    tracked: list[tuple[Track, np.ndarray]], pieces: dict[str, np.ndarray], kind: np.ndarray, alpha: np.ndarray, rows: int
+    tracked: list[tuple[Track, np.ndarray]],
+    pieces: dict[str, np.ndarray],
+    kind: np.ndarray,
+    alpha: np.ndarray,
+    rows: int,
 ) -> None:
     """Fills in each track's overlap with the templates, from its whole frames where it has any."""
     used = [(i, f) for i, (t, _) in enumerate(tracked) for f in np.flatnonzero(t.whole if t.whole.any() else t.seen)]
@@ -239,7 +243,9 @@ def _tell_shapes(
         if code == 0:
             seen = _windows(pieces, at, kind, alpha, corner, template.shape[1])
         overlap = np.minimum(template, seen).sum((1, 2)) / np.maximum(template, seen).sum((1, 2))
-        scores[code] = np.bincount(owner, overlap, len(tracked)) / np.maximum(np.bincount(owner, minlength=len(tracked)), 1)
+        scores[code] = np.bincount(owner, overlap, len(tracked)) / np.maximum(
+            np.bincount(owner, minlength=len(tracked)), 1
+        )
     for i, (track, _) in enumerate(tracked):
         track.overlap = {name: float(scores[code, i]) for code, name in enumerate(SHAPES)}
 
