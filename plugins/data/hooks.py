@@ -1,4 +1,4 @@
-"""The parts of this folder."""
+"""Datasets other than the embedded world."""
 
 from __future__ import annotations
 
@@ -8,4 +8,6 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
-    return []
+    from mutoscope.plugins.data.noise import Noise
+
+    return [Noise]
