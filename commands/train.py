@@ -18,7 +18,7 @@ def run(
     plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
 ) -> None:
-    from mutoscope.core.training.distribution import leave
+    from mutoscope.core.training.distribution import leave, rank
     from mutoscope.core.training.progress import progress
     from mutoscope.registry.catalog import Catalog
     from mutoscope.registry.recipe import load_recipe
@@ -30,6 +30,8 @@ def run(
         folder, _, position = train_recipe(loaded, catalog, out, device, progress())
     finally:
         leave()
+    if rank() > 0:
+        return
     seconds = sum(spent["seconds"] for spent in position.spent.values())
     typer.echo(f"trained in {seconds:.0f} s; the run is in", err=True)
     typer.echo(folder)

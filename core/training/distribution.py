@@ -51,6 +51,18 @@ class Processes:
                 if entry != "forward":
                     register_fsdp_forward_method(cast(nn.Module, module), entry)
 
+    def unite(self, modules: Sequence[nn.Module]) -> None:
+        """Gives every process whole parameters again, for good: a phase is over, and its modules are only run."""
+        if self.count == 1:
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in modules:
+            for member in module.modules():
+                if isinstance(member, FSDPModule):
+                    member.set_reshard_after_forward(False, recurse=False)
+                    member.unshard()
+
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Full tensors of possibly sharded ones; every process must call it."""
         return {name: _full(tensor) for name, tensor in tensors.items()}
@@ -96,12 +108,17 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
+def rank() -> int:
+    """This process's place among those that torchrun started; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def join(device: str | torch.device | None = None) -> Processes:
     """Joins the processes that torchrun started, or stands alone. Picks a CUDA device where there is one.
 
     Raises InputError on a device that is not there.
     """
-    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    count = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
@@ -112,7 +129,7 @@ def join(device: str | torch.device | None = None) -> Processes:
         torch.cuda.set_device(chosen)
     if count > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return Processes(rank, count, chosen)
+    return Processes(rank(), count, chosen)
 
 
 def leave() -> None:

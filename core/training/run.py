@@ -97,9 +97,8 @@ class Training:
         else:
             phase.objective.load_state_dict(resumed["parts"]["objective"])
         learner: nn.Module = model.part(phase.learn)
-        self.processes.share(
-            [learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])], descent.shard
-        )
+        shared = [learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])]
+        self.processes.share(shared, descent.shard)
         turns = Turns(model, phase, self.processes)
         if resumed is not None:
             load_players(turns, resumed["parts"], resumed["state"])
@@ -121,6 +120,7 @@ class Training:
         self._steps(phase, turns, feed, journal, stop, records)
         if turns.average is not None:
             turns.average.install()
+        self.processes.unite(shared)
         learner.eval()
         self._call(phase, "finish", model)
         for parameter in [*model.parameters(), *phase.objective.parameters()]:
