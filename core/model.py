@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -43,6 +43,8 @@ class Model(nn.Module):
     sampler: Sampler
     tower: Tower
     writer: Writer
+    recipe: Mapping[str, Any] | None = None
+    """The resolved recipe it was assembled from, as plain data; None for one that was put together by hand."""
 
     def __init__(
         self,
@@ -110,6 +112,9 @@ class Model(nn.Module):
 
 class Cascade(nn.Module):
     """Stages by name, each a model; a later one is given the earlier one's video as `Batch.earlier`."""
+
+    recipe: Mapping[str, Any] | None = None
+    """As a model's."""
 
     def __init__(self, stages: dict[str, Model]) -> None:
         super().__init__()

@@ -111,6 +111,7 @@ def pass_over(
         return None
     models = {stage.name: stage.whole for stage in stages}
     model = Cascade(models) if said else models[""]
+    model.recipe = recipe.data
     views = {stage.name: (stage.whole.clip.frames, stage.whole.clip.size) for stage in stages}
     if plan is None:
         phases = _counted_phases(training, stages, findings, counting)

@@ -123,18 +123,12 @@ def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.dev
     )
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A run as a model that generates; `step` is how far it was trained, `done` whether to the end."""
-
-    folder: Path
-    assembled: Assembled
-    step: int
-    done: bool
+class Answering:
+    """A model that can be asked for video in one line."""
 
     @property
     def model(self) -> Model | Cascade:
-        return self.assembled.model
+        raise NotImplementedError
 
     def generate(self, *prompts: str, request: Request | None = None, **asked: Any) -> torch.Tensor:
         """Video B C T H W in [-1, 1] for some prompts; keywords are those of `Request`.
@@ -147,6 +141,20 @@ class Loaded:
         """As `generate`, with the notes on what was done beyond the request."""
         base = request or Request()
         return generate(self.model, replace(base, **({"prompts": prompts} if prompts else {}), **asked))
+
+
+@dataclass(frozen=True)
+class Loaded(Answering):
+    """A run as a model that generates; `step` is how far it was trained, `done` whether to the end."""
+
+    folder: Path
+    assembled: Assembled
+    step: int
+    done: bool
+
+    @property
+    def model(self) -> Model | Cascade:
+        return self.assembled.model
 
 
 def load(

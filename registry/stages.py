@@ -111,7 +111,7 @@ class StageBuilder:
             ledger = ledger.publish([earlier], (*path[:1], path[1] - 1))  # type: ignore[operator]
         ledger = ledger.publish([ConditioningFact()], ())
         phases = self.training.of(name)
-        home = self._home(path, said, phases)
+        home = objective_home(path, said, phases)
         needed = self._needed(phases)
         parts: dict[str, Any] = {}
         for role in ROLES:
@@ -168,15 +168,6 @@ class StageBuilder:
         return built, ledger.publish([merged(told)], path)
 
     # Objectives
-
-    def _home(self, path: Path, said: Mapping[str, Any], phases: Sequence[PhaseSaid]) -> tuple[Path, Any]:
-        """Where the objective of the stage's denoiser stands: at the top, or in the last phase that teaches it."""
-        if said.get("objective") is not None:
-            return (*path, "objective"), said["objective"]
-        for phase in reversed(phases):
-            if phase.learn == "denoiser" and phase.objective is not None:
-                return (*phase.path, "objective"), phase.objective
-        return (*path, "objective"), None
 
     def _needed(self, phases: Sequence[PhaseSaid]) -> dict[str, str]:
         """The roles that the phases need, and the first phase that does."""
@@ -254,6 +245,16 @@ class StageBuilder:
 
     def _class(self, role: str, said: Mapping[str, Any]) -> type[Component] | None:
         return self.builder.class_of(role, said[role]) if said.get(role) is not None else None
+
+
+def objective_home(path: Path, said: Mapping[str, Any], phases: Sequence[PhaseSaid]) -> tuple[Path, Any]:
+    """Where the objective of a stage's denoiser stands, and what: at the top, or in the last phase that teaches it."""
+    if said.get("objective") is not None:
+        return (*path, "objective"), said["objective"]
+    for phase in reversed(phases):
+        if phase.learn == "denoiser" and phase.objective is not None:
+            return (*phase.path, "objective"), phase.objective
+    return (*path, "objective"), None
 
 
 def _learns(cls: type[Component]) -> str:

@@ -27,7 +27,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     """
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(whole, path, dict(notes or {}))
+        save_file(
+            whole, path, dict(notes) if notes else None
+        )  # an empty dict with no tensors is written as broken JSON
         mask = os.umask(0)
         os.umask(mask)
         path.chmod(0o666 & ~mask)  # safetensors leaves 0600
