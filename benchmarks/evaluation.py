@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mutoscope.benchmarks.statistics import clip_interval
 from mutoscope.core.dataset import Dataset
-from mutoscope.core.errors import DataError, InputError
+from mutoscope.core.errors import DataError, InputError, WorkError
 from mutoscope.core.generation import Request, generate
 from mutoscope.core.metric import Material, Metric, Score
 from mutoscope.core.model import Cascade, Model, stages_of
@@ -77,22 +77,37 @@ class Truth:
         return Truth(real, more)
 
 
-def sample(model: Model | Cascade, real: Batch, protocol: Protocol) -> Tensor:
-    """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W."""
+def sample(
+    model: Model | Cascade,
+    real: Batch,
+    protocol: Protocol,
+    told: Callable[[int], None] = lambda done: None,
+    at_once: int = 64,
+) -> Tensor:
+    """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W.
+
+    told: called after every batch with how many clips are made; what it raises ends the sampling.
+    """
     assert isinstance(real.video, Tensor)
     frames, rows, columns = real.video.shape[-3:]
-    request = Request(
-        prompts=real.prompt,
-        labels=None if real.label is None else tuple(real.label.tolist()),
-        actions=None if real.actions is None else tuple(map(tuple, real.actions.tolist())),
-        count=len(real),
-        frames=frames,
-        size=(rows, columns),
-        seed=protocol.seed,
-        clips=tuple(range(len(real))),
-        precision=protocol.precision,
-    )
-    return generate(model, request).video
+    videos = []
+    for start in range(0, len(real), at_once):
+        cut = slice(start, min(start + at_once, len(real)))
+        request = Request(
+            prompts=None if real.prompt is None else real.prompt[cut],
+            labels=None if real.label is None else tuple(real.label[cut].tolist()),
+            actions=None if real.actions is None else tuple(map(tuple, real.actions[cut].tolist())),
+            count=cut.stop - cut.start,
+            frames=frames,
+            size=(rows, columns),
+            seed=protocol.seed,
+            clips=tuple(range(cut.start, cut.stop)),
+            at_once=at_once,
+            precision=protocol.precision,
+        )
+        videos.append(generate(model, request).video)
+        told(cut.stop)
+    return torch.cat(videos)
 
 
 def reconstruct(model: Model | Cascade, video: Tensor, at_once: int = 64) -> Tensor:
@@ -145,7 +160,7 @@ def references(truth: Truth) -> dict[str, tuple[str, Tensor]]:
 
 
 def as_row(scored: Scored) -> dict[str, object]:
-    """JSON-able, without the clips."""
+    """JSON-able, without the clips: the entry that `results.json` has for it."""
     return {
         "metric": scored.metric,
         "split": scored.split,
@@ -153,6 +168,7 @@ def as_row(scored: Scored) -> dict[str, object]:
         "low": scored.low,
         "high": scored.high,
         "n": scored.n,
+        "reliable": scored.reliable,
         "fingerprint": scored.fingerprint,
     }
 
@@ -164,7 +180,10 @@ def _scored(metric: Metric, said: Score, protocol: Protocol, fingerprint: str) -
         value, low, high, n = cell.value, cell.low, cell.high, len(values)
     else:
         value, low, high, n = said.value, said.low, said.high, said.n
-    assert value is not None and low is not None and high is not None and n is not None
+    if value is None or low is None or high is None or n is None:
+        raise WorkError(f"metric {metric.name}: gave {said.name} without clips and without a value, interval and n")
+    if not np.isfinite([value, low, high]).all():
+        raise WorkError(f"metric {metric.name}: {said.name} is {value} [{low}, {high}], which is no score")
     better = metric.better_of(said.name)
     return Scored(said.name, protocol.split, value, low, high, n, fingerprint, said.clips, better, said.reliable)
 

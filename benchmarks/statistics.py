@@ -77,19 +77,28 @@ def bootstrap(runs: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
 def cell(runs: Sequence[np.ndarray], seed: int = 0) -> Cell:
     """One arm's value over seeds. runs: the clips of each seed.
 
-    With one or two seeds the interval is over clips alone; below ten it is Student's over the seeds' means, because a
-    bootstrap over so few under-covers; from ten on it is the bootstrap over seeds and clips.
+    With one or two seeds the interval is over clips alone, at these seeds: a clip that several seeds answered is one
+    clip. Below ten seeds it is Student's over the seeds' means, because a bootstrap over so few under-covers; from ten
+    on it is the bootstrap over seeds and clips.
     """
     n, seeds = sum(len(r) for r in runs), len(runs)
     means = np.array([np.mean(r) for r in runs], dtype=np.float64)
     if seeds < FEW:
-        pooled = clip_interval(np.concatenate([np.asarray(r, np.float64) for r in runs]), seed)
-        return Cell(float(means.mean()), pooled.low, pooled.high, n, seeds, "clips only")
+        low, high = _over_clips(runs, seed)
+        return Cell(float(means.mean()), low, high, n, seeds, "clips only")
     if seeds < MANY:
         low, high = student(means)
         return Cell(float(means.mean()), low, high, n, seeds, "t over seeds")
     low, high = bootstrap(runs, seed)
     return Cell(float(means.mean()), low, high, n, seeds, "bootstrap over seeds and clips")
+
+
+def _over_clips(runs: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
+    """Interval over clips of the mean over given seeds. Wilson's for shares, of as many clips as one seed has."""
+    each = np.stack([np.asarray(r, np.float64) for r in runs])
+    if np.isin(each, (0.0, 1.0)).all():
+        return wilson(float(each.mean() * each.shape[1]), each.shape[1])
+    return bootstrap([each.mean(0)], seed)
 
 
 def student(means: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -106,10 +115,10 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], seed: int = 0) 
     gaps = np.array([np.mean(y) - np.mean(x) for x, y in zip(a, b, strict=True)])
     value = float(gaps.mean())
     if len(gaps) < FEW:
-        low, high = bootstrap(
-            [np.asarray(y, np.float64) - np.asarray(x, np.float64) for x, y in zip(a, b, strict=True)], seed
-        )
-        return Difference(value, low, high, None, f"no verdict: {len(gaps)} seeds are a demonstration", "clips only")
+        each = [np.asarray(y, np.float64) - np.asarray(x, np.float64) for x, y in zip(a, b, strict=True)]
+        low, high = bootstrap([np.stack(each).mean(0)], seed)
+        said = "one seed is" if len(gaps) == 1 else f"{len(gaps)} seeds are"
+        return Difference(value, low, high, None, f"no verdict: {said} a demonstration", "clips only")
     test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) > 0 else None
     p = float(test.pvalue) if test is not None else float(value == 0)
     if len(gaps) < MANY:

@@ -7,8 +7,9 @@ The report's path is printed last. Interrupted, the same command goes on.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,45 +36,67 @@ def run(
     overrides = [word for word in what if "=" in word]
     study = choose_study(named, swap or [], overrides, plugin or [], seeds, clips, split)
     folder = out or study.default_folder()
-    results = compare(study, folder, progress(), device)
+    asked = {
+        "swap": swap,
+        "seeds": seeds,
+        "clips": clips,
+        "split": split,
+        "out": out,
+        "plugin": plugin,
+        "device": device,
+    }
+    results = compare(study, folder, progress(), device, _command(what, asked))
     if json:
         show_json(results)
-        return
-    print_table(results)
-    typer.echo(folder / "report.html")
+    else:
+        print_table(results)
+        typer.echo(folder / "report.html")
     if results["failures"]:
         raise typer.Exit(1)
 
 
-def print_table(results: dict) -> None:
+def _command(what: list[str], asked: dict[str, Any]) -> str:
+    """The command line that does the same again."""
+    words = ["mutoscope", "compare", *what]
+    for name, value in asked.items():
+        for one in value if isinstance(value, list) else [value]:
+            words += [] if one is None else [f"--{name}", str(one)]
+    return shlex.join(words)
+
+
+def print_table(results: dict[str, Any]) -> None:
     """Metrics by arm with intervals, floors and ceilings beside them, then the verdict."""
-    from mutoscope.commands.output import show
+    from mutoscope.benchmarks.reporting.words import best, worst
+    from mutoscope.commands.output import count, show
 
     arms = [arm["name"] for arm in results["arms"]]
     cells = {(cell["arm"], cell["metric"]): cell for cell in results["cells"]}
+    better = {cell["metric"]: cell["better"] for cell in results["cells"]}
     rows = []
-    for metric in dict.fromkeys(cell["metric"] for cell in results["cells"]):
+    for metric, way in better.items():
         row = {"metric": metric}
         for arm in arms:
             if cell := cells.get((arm, metric)):
-                row[arm] = f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-        for word in ("floor", "ceiling"):
-            found = [r for r in results["references"] if r["metric"] == metric and r["kind"] == word]
-            if found:
-                lower = next(c["better"] for c in results["cells"] if c["metric"] == metric) == "lower"
-                best = (min if lower == (word == "floor") or lower else max)(found, key=lambda r: r["value"])
-                row[word] = f"{best['value']:.3f} {best['name']}"
+                mark = "" if cell["reliable"] else " (unreliable)"
+                row[arm] = f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]{mark}"
+        framing = [r for r in results["references"] if r["metric"] == metric]
+        for word, choose in (("floor", best), ("ceiling", worst)):
+            if found := choose([r for r in framing if r["kind"] == word], way):
+                row[word] = f"{found['value']:.3f}"
         rows.append(row)
-    show(rows, ("metric", *arms, "floor", "ceiling"), as_json=False)
+    if rows:
+        show(rows, ("metric", *arms, "floor", "ceiling"), as_json=False)
     costs = [
         {
             "arm": arm["name"],
             "parameters": f"{arm['parameters']:,}",
-            "training FLOPs": f"{arm['training_flops']:.3g}",
+            "training FLOPs": count(arm["training_flops"]) if arm["training_flops"] is not None else "not counted",
             "steps": arm["steps"],
-            "seconds": f"{arm['seconds']:.0f}",
+            "seconds": "" if arm["seconds"] is None else f"{arm['seconds']:.0f}",
         }
         for arm in results["arms"]
     ]
     show(costs, ("arm", "parameters", "training FLOPs", "steps", "seconds"), as_json=False)
+    for failure in results["failures"]:
+        typer.echo(f"failed: {failure['arm']}, seed {failure['seed']}: {failure['error']}")
     typer.echo(results["sentence"])

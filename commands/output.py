@@ -21,7 +21,8 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: boo
         table.add_column(column.replace("_", " "), justify="left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(file=sys.stdout).print(table)
+    # A pipe has no width to fit into: a program that reads it is given whole lines.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 240).print(table)
 
 
 def show_json(content: Any) -> None:

@@ -104,10 +104,11 @@ class Recipe:
     def replace(self, path: Keys | str, value: Any) -> Recipe:
         """This recipe with a value at a path, as an override on the command line gives it.
 
-        A part whose `type` changes is replaced whole; one that keeps it keeps the settings that are not given. Raises
-        InputError if nothing can stand there.
+        A part whose `type` changes is replaced whole; one that keeps it keeps the settings that are not given. value:
+        plain, or a node that knows where it was written. Raises InputError if nothing can stand there.
         """
-        root = documents.replaced(self.root, _keys(path), Node.of(value, self._place(_keys(path))))
+        node = value if isinstance(value, Node) else Node.of(value, self._place(_keys(path)))
+        root = documents.replaced(self.root, _keys(path), node)
         return _finished(root, self.name, self.sources)
 
     def without(self, *paths: Keys | str) -> Recipe:

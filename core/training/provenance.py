@@ -39,6 +39,21 @@ def peak_memory(device: torch.device | str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def reset_peak_memory(device: torch.device | str | None = None) -> None:
+    """Starts `peak_memory` anew, so that what ran before in this process does not count; where the system allows it.
+
+    On the CPU that is Linux (proc(5), `clear_refs`); memory that the process still holds goes on counting.
+    """
+    if torch.cuda.is_available() and (device is None or torch.device(device).type == "cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
