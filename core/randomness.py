@@ -61,10 +61,17 @@ class Draw:
         d = width if width is not None else tokens.filled().shape[-1]
         if tokens.regular:
             return self.normal(what, tokens.grids[0].cells, d)
-        noise = torch.zeros(*tokens.clip.shape, d, device=self.device)
+        # One pool of every clip's numbers, clips of equal length drawn together; each token takes those of its cell.
+        starts, groups, pool = [0] * len(tokens.grids), {}, []
         for i, grid in enumerate(tokens.grids):
-            noise[tokens.clip == i + 1] = replace(self, clips=self.clips[i : i + 1]).normal(what, grid.cells, d)[0]
-        return noise
+            groups.setdefault(grid.cells, []).append(i)
+        begin = 0
+        for cells, members in groups.items():
+            pool.append(self.of([self.clips[i] for i in members]).normal(what, cells, d).flatten(0, 1))
+            for i in members:
+                starts[i], begin = begin, begin + cells
+        place = tokens.per_token(torch.tensor(starts, device=tokens.device)) + tokens.cells()
+        return torch.where((tokens.clip > 0)[..., None], torch.cat(pool)[place], 0.0)
 
     def at(self, i: int) -> Draw:
         """The draw of a sampler's i-th call within this step."""

@@ -57,13 +57,16 @@ class Tokens:
 
     values: B N D continuous, B N integer ids, or None. positions: B N 3, the (t, y, x) cell of each token, float32.
     clip: B N, the number of the clip that a token belongs to, counted from 1 over the whole batch; 0 is padding.
-    grids: the tokens of each clip along (t, y, x); Python ints, K of them.
+    grids: the tokens of each clip along (t, y, x); Python ints, K of them. A packed row may hold fewer tokens of a clip
+    than its grid has, where some were dropped. members: the clips of each packed row, B E, 0 for none; None where
+    every row is one clip.
     """
 
     values: Tensor | None
     positions: Tensor
     clip: Tensor
     grids: tuple[Grid, ...]
+    members: Tensor | None = None
 
     @staticmethod
     def canvas(grid: Grid, clips: int, device: torch.device | str | None = None) -> Tokens:
@@ -76,6 +79,8 @@ class Tokens:
     @property
     def regular(self) -> bool:
         """One clip per row, all of one grid, no padding."""
+        if self.members is not None:
+            return False
         rows, tokens = self.clip.shape
         return len(self.grids) == rows and self.grids[0].cells == tokens and len(set(self.grids)) == 1
 
@@ -113,6 +118,26 @@ class Tokens:
         padded = torch.cat([torch.zeros_like(x[:1]), x])
         return padded[self.clip]
 
+    def per_row(self, x: Tensor) -> Tensor:
+        """Gathers the entries of the clips of each row: K ... -> B E ... (B 1 ... when regular); for none the first."""
+        if self.regular:
+            return x[:, None]
+        return x[(self.row_members() - 1).clamp(min=0)]
+
+    def row_members(self) -> Tensor:
+        """The clips of each row, B E, 0 for none; every clip in every row where nothing says better."""
+        if self.members is not None:
+            return self.members
+        numbers = torch.arange(1, len(self.grids) + 1, device=self.device)
+        return numbers[:, None] if self.regular else numbers.expand(len(self.clip), -1)
+
+    def cells(self) -> Tensor:
+        """The place of each token in its own clip's grid, time-major from 0: B N integers, 0 for padding."""
+        grids = torch.tensor(self.grids, dtype=self.positions.dtype).to(self.device)
+        _, rows, columns = self.per_token(grids).unbind(-1)
+        t, y, x = self.positions.unbind(-1)
+        return ((t * rows + y) * columns + x).long()
+
     def attention_mask(self) -> Tensor | None:
         """Who may attend to whom, B 1 N N, true within a clip; None when every row is one whole clip.
 
@@ -139,8 +164,9 @@ class Conditioning:
     """What the model is told of each clip; fields by what they align with, None where nothing is said.
 
     pooled: K D. sequence: K L D, with mask K L (true = a real token). prompt_ids: K L integers. per_frame: K T D over
-    the latent frames. cells: K C T H W over the latent cells. known: clean tokens at known places. null: the same for
-    an empty prompt, for dropout in training and for guidance.
+    the latent frames. augmented: K D, how a training clip was altered; None is not at all. cells: K C T H W over the
+    latent cells. known: clean tokens at known places. null: the same for an empty prompt, for dropout in training and
+    for guidance.
     """
 
     pooled: Tensor | None = None
@@ -148,6 +174,7 @@ class Conditioning:
     mask: Tensor | None = None
     prompt_ids: Tensor | None = None
     per_frame: Tensor | None = None
+    augmented: Tensor | None = None
     cells: Tensor | None = None
     known: Known | None = None
     null: Conditioning | None = None
@@ -173,6 +200,7 @@ class Conditioning:
             "mask": _joined(self.mask, other.mask, 1),
             "prompt_ids": other.prompt_ids if self.prompt_ids is None else self.prompt_ids,
             "per_frame": _joined(self.per_frame, other.per_frame, 2),
+            "augmented": _joined(self.augmented, other.augmented, 1),
             "cells": _joined(self.cells, other.cells, 1),
             "known": self.known or other.known,
         }
@@ -192,7 +220,7 @@ class Conditioning:
         return replace(self, **told, known=known, null=self.null.each(f) if self.null else None)
 
 
-TOLD = ("pooled", "sequence", "mask", "prompt_ids", "per_frame", "cells")
+TOLD = ("pooled", "sequence", "mask", "prompt_ids", "per_frame", "augmented", "cells")
 
 
 def _joined(a: Tensor | None, b: Tensor | None, dim: int) -> Tensor | None:

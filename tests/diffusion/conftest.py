@@ -111,4 +111,6 @@ def packed() -> Tokens:
     clip = torch.tensor([[1, 1, 1, 1, 2, 2, 0], [3, 3, 3, 0, 0, 0, 0]])
     grids = (Grid(1, 2, 2), Grid(1, 1, 2), Grid(3, 1, 1))
     values = torch.arange(2 * 7 * 4, dtype=torch.float32).view(2, 7, 4) / 20
-    return replace(Tokens(None, torch.zeros(2, 7, 3), clip, grids), values=values)
+    places = [[[0, y, x] for y in (0, 1) for x in (0, 1)] + [[0, 0, 0], [0, 0, 1], [0, 0, 0]]]
+    places += [[[t, 0, 0] for t in range(3)] + [[0, 0, 0]] * 4]
+    return replace(Tokens(None, torch.tensor(places, dtype=torch.float32), clip, grids), values=values)
