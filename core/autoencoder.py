@@ -17,7 +17,7 @@ from mutoscope.core.values import Batch, Grid, Latents, Reconstruction
 class Autoencoder(Component, nn.Module, ABC):
     """Compresses video in space, and where it can in time; owns the scale of its latents.
 
-    `encode` gives latents of about zero mean and unit variance per channel, or ids; `decode` takes the same. Neither
+    `encode` gives latents of about zero mean and, over all channels, unit variance, or ids; `decode` takes the same. Neither
     is random. An image is a video of one frame.
     """
 
@@ -47,6 +47,10 @@ class Autoencoder(Component, nn.Module, ABC):
     @abstractmethod
     def facts(self) -> Iterable[LatentFact]:
         """One LatentFact."""
+
+    def codes(self) -> Tensor | None:
+        """The vectors of a codebook, codes x width; None for continuous latents and codes without vectors."""
+        return None
 
     def begin(self, batches: Iterable[Batch]) -> None:
         """Called once before its phase with a few training batches: data-dependent initialisation."""

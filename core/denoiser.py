@@ -52,6 +52,13 @@ class TokenDenoiser(Denoiser):
         """An empty cache for a causal rollout over `canvas`, or None where the network has none."""
         return None
 
+    def cache_bytes(self, canvas: Tokens) -> int:
+        """Bytes of that cache when the rollout is done, in float32; 0 where there is none."""
+        return 0
+
+    def adopt(self, codes: Tensor) -> None:
+        """Called once before its phase with the autoencoder's codebook, codes x width, where that has vectors."""
+
     if TYPE_CHECKING:
         __call__ = forward
 

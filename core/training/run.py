@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mutoscope.core.denoiser import TokenDenoiser
 from mutoscope.core.errors import InputError, Interrupted
 from mutoscope.core.model import Model, stages_of
 from mutoscope.core.randomness import key
@@ -93,6 +94,7 @@ class Training:
         _learn(phase.objective)
         if resumed is None:
             self._call(phase, "begin", model)
+            self._lend_codes(phase, model)
             phase.objective.begin(model.part(phase.learn))
         else:
             phase.objective.load_state_dict(resumed["parts"]["objective"])
@@ -261,6 +263,13 @@ class Training:
         learner = model.part(phase.learn)
         if hasattr(learner, hook):
             getattr(learner, hook)(self._calibration())
+
+    def _lend_codes(self, phase: Phase, model: Model) -> None:
+        """Shows a token denoiser the codebook whose ids it will see, where there is one of vectors."""
+        if phase.learn == "denoiser" and isinstance(model.denoiser, TokenDenoiser):
+            codes = model.autoencoder.codes()
+            if codes is not None:
+                model.denoiser.adopt(codes)
 
     def _calibration(self) -> Iterable[Batch]:
         length = self.plan.dataset.length("train")

@@ -1,0 +1,1 @@
+"""Token models: autoregressive and masked."""
