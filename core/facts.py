@@ -85,8 +85,9 @@ class ConditioningFact:
     """Published by the conditioners together: widths of what they give; 0 where they give nothing.
 
     pooled: width of one vector per clip. sequence: width of the prompt's token features; length: their number.
-    vocabulary: number of prompt ids. per_frame: width of one vector per frame. cells: channels aligned with the
-    latent cells. known: clean tokens at known places are given.
+    vocabulary: number of prompt ids. per_frame: width of one vector per frame. augmented: numbers that say how a
+    training clip was altered. cells: channels aligned with the latent cells. known: clean tokens at known places are
+    given.
     """
 
     pooled: int = 0
@@ -94,6 +95,7 @@ class ConditioningFact:
     length: int = 0
     vocabulary: int = 0
     per_frame: int = 0
+    augmented: int = 0
     cells: int = 0
     known: bool = False
 
@@ -105,6 +107,7 @@ class ConditioningFact:
             length=self.length + other.length,
             vocabulary=self.vocabulary or other.vocabulary,
             per_frame=self.per_frame + other.per_frame,
+            augmented=self.augmented + other.augmented,
             cells=self.cells + other.cells,
             known=self.known or other.known,
         )

@@ -198,6 +198,7 @@ def meta_conditioning(facts: Facts, clips: int, learns: bool = False) -> Conditi
             "mask": torch.ones(clips, given.length, dtype=torch.bool, device=META) if given.length else None,
             "prompt_ids": torch.zeros(clips, given.length, dtype=torch.long, device=META) if given.vocabulary else None,
             "per_frame": values(cells.frames, given.per_frame) if given.per_frame else None,
+            "augmented": values(given.augmented) if given.augmented else None,
             "cells": values(given.cells, *cells) if given.cells else None,
             "known": known,
         }

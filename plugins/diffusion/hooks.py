@@ -16,5 +16,11 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.diffusion.flow import Flow
     from mutoscope.plugins.diffusion.heun import Heun
     from mutoscope.plugins.diffusion.unet3d import UNet3d
+    from mutoscope.plugins.diffusion.unets.adm import Adm
+    from mutoscope.plugins.diffusion.unets.ddpm_unet import DdpmUNet
+    from mutoscope.plugins.diffusion.unets.ddpmpp import DdpmPlusPlus
+    from mutoscope.plugins.diffusion.unets.ldm_unet import LdmUNet
+    from mutoscope.plugins.diffusion.unets.ncsnpp import NcsnPlusPlus
 
-    return [Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]
+    image = [DdpmUNet, Adm, LdmUNet, DdpmPlusPlus, NcsnPlusPlus]
+    return [*image, Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]

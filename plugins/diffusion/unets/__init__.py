@@ -1,0 +1,1 @@
+"""Image U-Nets: each frame of a clip is a picture of its own."""
