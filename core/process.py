@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ class Process(ABC):
 class LevelProcess(Process):
     """Noise added by level: x = a(t) x0 + s(t) eps, with time t from 0 (data) to 1 (noise).
 
-    kind: what the network is asked for. Implementations give the coefficients and, where the network is
+    kind: what the network is asked for. additive: noise is added as above; other chains have their own sampler.
+    Implementations give the coefficients and, where the network is
     preconditioned or learns a variance, their own `output_width` and `predict`.
     """
 
     kind: Kind
+    additive: ClassVar[bool] = True
 
     @abstractmethod
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:

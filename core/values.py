@@ -238,7 +238,9 @@ class Prediction:
 
     field: B N D. kind: `noise` is eps, `clean` is x0, `velocity` is a eps - s x0 (Salimans & Ho 2022, sec. 4),
     `flow` is eps - x0 (rectified flow). at: the noisy tokens' values x, B N D. signal a and noise s broadcast against
-    them. log_variance: of the reverse step where it is learned, B N D, else None.
+    them. log_variance: of the reverse step where it is learned, B N D, else None. share: the same as a share of the way,
+    in logarithms, from the smallest variance of the step (0, the posterior's) to the largest (1, the forward step's);
+    so learned, it holds for a step of any length.
     """
 
     field: Tensor
@@ -247,6 +249,7 @@ class Prediction:
     signal: Tensor
     noise: Tensor
     log_variance: Tensor | None = None
+    share: Tensor | None = None
 
     def as_clean(self) -> Tensor:
         """x0, B N D."""

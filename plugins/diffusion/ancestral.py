@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 from torch import Tensor
 
-from mutoscope.core.facts import TokenFact
+from mutoscope.core.facts import Additive, TokenFact
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import NonNegative, Steps
 from mutoscope.core.values import Prediction
 from mutoscope.plugins.diffusion.stepping import Interval, LevelSampler, Walk, posterior
 
 Variance = Literal["large", "small"]
+TINY = 1e-20
 
 
 def ancestral_step(
@@ -38,6 +39,9 @@ def ancestral_step(
         return mean
     if prediction.log_variance is not None:
         return mean + (0.5 * prediction.log_variance.float()).exp() * z
+    if prediction.share is not None:
+        low, high = math.log(max(q.variance, TINY)), math.log(max(q.forward, TINY))
+        return mean + (0.5 * (low + (high - low) * prediction.share.float())).exp() * z
     return mean + math.sqrt(q.forward if variance == "large" else q.variance) * z
 
 
@@ -59,7 +63,7 @@ class Ancestral(LevelSampler):
     def __init__(
         self,
         tokens: TokenFact,
-        process: LevelProcess,
+        process: Annotated[LevelProcess, Additive],
         *,
         steps: Steps = 250,
         variance: Variance = "small",

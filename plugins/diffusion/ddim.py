@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 from torch import Tensor
 
-from mutoscope.core.facts import TokenFact
+from mutoscope.core.facts import Additive, TokenFact
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import NonNegative, Share, Steps
 from mutoscope.core.values import Prediction
@@ -45,7 +45,7 @@ class Ddim(LevelSampler):
     def __init__(
         self,
         tokens: TokenFact,
-        process: LevelProcess,
+        process: Annotated[LevelProcess, Additive],
         *,
         steps: Steps = 50,
         eta: Share = 0.0,

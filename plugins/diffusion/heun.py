@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 from torch import Tensor
 
-from mutoscope.core.facts import TokenFact
+from mutoscope.core.facts import Additive, TokenFact
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import NonNegative, Steps
 from mutoscope.plugins.diffusion.stepping import Interval, LevelSampler, Walk
@@ -28,7 +28,7 @@ class Heun(LevelSampler):
     def __init__(
         self,
         tokens: TokenFact,
-        process: LevelProcess,
+        process: Annotated[LevelProcess, Additive],
         *,
         steps: Steps = 13,
         guidance: NonNegative = 1.0,

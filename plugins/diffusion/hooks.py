@@ -12,9 +12,13 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.diffusion.ddim import Ddim
     from mutoscope.plugins.diffusion.ddpm import Ddpm
     from mutoscope.plugins.diffusion.dit import Dit
+    from mutoscope.plugins.diffusion.dpm_solver_pp import DpmSolverPp
+    from mutoscope.plugins.diffusion.edm import Edm
+    from mutoscope.plugins.diffusion.edm_sampler import EdmSampler
     from mutoscope.plugins.diffusion.euler import Euler
     from mutoscope.plugins.diffusion.flow import Flow
     from mutoscope.plugins.diffusion.heun import Heun
+    from mutoscope.plugins.diffusion.improved_ddpm import ImprovedDdpm
     from mutoscope.plugins.diffusion.unet3d import UNet3d
     from mutoscope.plugins.diffusion.unets.adm import Adm
     from mutoscope.plugins.diffusion.unets.ddpm_unet import DdpmUNet
@@ -23,4 +27,6 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.diffusion.unets.ncsnpp import NcsnPlusPlus
 
     image = [DdpmUNet, Adm, LdmUNet, DdpmPlusPlus, NcsnPlusPlus]
-    return [*image, Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]
+    objectives = [ImprovedDdpm, Edm]
+    samplers = [EdmSampler, DpmSolverPp]
+    return [*image, *objectives, *samplers, Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]

@@ -65,11 +65,15 @@ class LevelSampler(Sampler):
 
 
 class Walk:
-    """One sample under way: its times, and predictions along them."""
+    """One sample under way: its times, and predictions along them.
+
+    clean: what a multistep sampler keeps of its predictions, the latest first.
+    """
 
     def __init__(self, guided: Guided, canvas: Tokens, width: int, times: list[float], draw: Draw) -> None:
         self.guided, self.canvas, self.width, self.times, self.draw = guided, canvas, width, times, draw
         self.known = guided.told.known
+        self.clean: list[Tensor] = []
         with torch.device("cpu"):
             a, s = guided.process.coefficients(torch.tensor(times, dtype=torch.float64))
         self.signal, self.noise = cast(list[float], a.tolist()), cast(list[float], s.tolist())
