@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mutoscope.core.component import Component, Facts, Nested
 from mutoscope.core.denoiser import FrameDenoiser, LevelDenoiser, OneStepDenoiser, TokenDenoiser
-from mutoscope.core.facts import ClipFact, ConditioningFact, FieldFact, LatentFact, TokenFact
+from mutoscope.core.facts import ClipFact, ConditioningFact, FeatureFact, FieldFact, LatentFact, TokenFact
 from mutoscope.core.process import FrameProcess, LevelProcess, OneStepProcess, TokenProcess
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Batch, Conditioning, Grid, Latents, Tokens
@@ -467,7 +467,7 @@ def check_clips_are_reproducible(bench: Bench) -> None:
 def _facts_for(part: type[Component]) -> Iterator[Any]:
     """Facts that meet the part's needs: the plainest candidates of each type that hold."""
     wanted = {_fact_type(p): _needs(p) for p in _positional(part)}
-    token = wanted.get(TokenFact, wanted.get(LatentFact, ()))
+    token = wanted.get(TokenFact, ())
     latent = wanted.get(LatentFact, ())
     ids = any(not need.holds(TOKEN) and need.holds(replace(TOKEN, codebook=CODES)) for need in token)
     ids |= issubclass(part, TokenDenoiser)
@@ -476,6 +476,7 @@ def _facts_for(part: type[Component]) -> Iterator[Any]:
     yield replace(LATENT, codebook=CODES if ids else None)
     yield replace(TOKEN, codebook=CODES if ids else None, width=1 if ids else TOKEN.width)
     yield GIVEN
+    yield FeatureFact(8, Grid(CLIP.frames, 4, 4), (1, 4, 4))
     yield FieldFact(TOKEN.channels, GRID.frames, (GRID.rows * 4, GRID.columns * 4))
     for kind, needs in wanted.items():
         for process in PROCESSES:

@@ -51,6 +51,11 @@ class Component:
         """What this part publishes to those that come after it: instances of the classes of `core.facts`."""
         return ()
 
+    def adapted(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Stored tensors, by name, as this part's own, where it can start from another network: an image model's
+        weights for a video model, positions of another grid. By default as they are."""
+        return stored
+
     @classmethod
     def lend(cls, facts: Facts) -> Iterable[Any]:
         """Further facts for the parts nested in this one, derived from those published so far."""

@@ -72,6 +72,18 @@ class TokenFact:
 
 
 @dataclass(frozen=True)
+class FeatureFact:
+    """Published by a tower that cuts video into patches: its features.
+
+    width: of the features of one patch. grid: patches of a training clip. patch: frames, rows, columns of pixels.
+    """
+
+    width: int
+    grid: Grid
+    patch: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class FieldFact:
     """Lent by an objective to its discriminators: the channels, frames and size of the grids they judge."""
 

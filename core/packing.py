@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mutoscope.core.values import Grid, Tokens
 
-
 ENOUGH = 0.005
 """Padding, as a share of the tokens, that is not worth a further try."""
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mutoscope.core.component import Facts
-from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact, FieldFact, LatentFact, Need, TokenFact
+from mutoscope.core.facts import (
+    ClipFact,
+    ConditioningFact,
+    EarlierFact,
+    FeatureFact,
+    FieldFact,
+    LatentFact,
+    Need,
+    TokenFact,
+)
 from mutoscope.core.process import Process
 
 Path = tuple[str | int, ...]
@@ -20,6 +29,7 @@ PUBLISHERS: dict[type, str] = {
     ConditioningFact: "conditioner",
     Process: "objective",
     FieldFact: "owner",
+    FeatureFact: "tower",
     EarlierFact: "stage",
 }
 """The role that publishes each kind of fact; `owner` lends it to nested parts, `stage` is the one before."""

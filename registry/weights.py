@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from mutoscope.core.component import Component
 from mutoscope.core.errors import InputError, nearest
 from mutoscope.core.storage.weights import load_tensors, read_header
 
@@ -19,6 +20,9 @@ def load_weights(part: nn.Module, name: str, address: str, folders: Iterable[Pat
     """
     files = _files(name, folders)
     wanted = part.state_dict()
+    if isinstance(part, Component) and type(part).adapted is not Component.adapted:
+        _load_adapted(part, files, wanted, address)
+        return
     shapes = {key: tuple(said["shape"]) for file in files for key, said in read_header(file).items()}
     prefix = _prefix(wanted, shapes, address)
     _check(wanted, shapes, prefix)
@@ -26,6 +30,17 @@ def load_weights(part: nn.Module, name: str, address: str, folders: Iterable[Pat
         for file in files:
             stored = load_tensors(file)
             part.load_state_dict({k: stored[prefix + k] for k in wanted if prefix + k in stored}, strict=False)
+
+
+def _load_adapted(part: nn.Module, files: Sequence[Path], wanted: Mapping[str, Tensor], address: str) -> None:
+    """The same for a part that can make its weights from another network's."""
+    stored = {key: tensor for file in files for key, tensor in load_tensors(file).items()}
+    prefix = _prefix(wanted, stored, address)
+    own = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}
+    made = part.adapted(own)  # type: ignore[operator]
+    _check(wanted, {key: tuple(tensor.shape) for key, tensor in made.items()}, "")
+    if any(not target.is_meta for target in wanted.values()):
+        part.load_state_dict(made)
 
 
 def _files(name: str, folders: Iterable[Path]) -> list[Path]:

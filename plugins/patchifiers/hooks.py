@@ -8,6 +8,9 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.patchifiers.navit import Navit
     from mutoscope.plugins.patchifiers.spacetime import Spacetime
+    from mutoscope.plugins.patchifiers.tubelet import Tubelet
+    from mutoscope.plugins.patchifiers.vit import Vit
 
-    return [Spacetime]
+    return [Spacetime, Vit, Tubelet, Navit]
