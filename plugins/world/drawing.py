@@ -1,4 +1,4 @@
-"""Drawing: coverage of each pixel by supersampling, in a window around each sprite, many clips at once."""
+"""Drawing: the share of each pixel that a sprite covers, in a window around it, for many clips at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from mutoscope.plugins.world.state import BACKGROUND, Scene, Sprite
 
-SUPERSAMPLES = {16: 8, 32: 4}
-"""Subpixels per pixel and axis, by rows; other sizes take what gives about 128 subpixels per frame height."""
+LINES = {16: 16, 32: 8}
+"""Lines per pixel, by rows; other sizes take what gives about 128 lines per frame height."""
 
 SIDE = math.sqrt(math.pi)
 """Side of the square of a unit disc's area."""
@@ -21,40 +21,48 @@ REACH = {"circle": 1.0, "square": SIDE / 2 * math.sqrt(2), "triangle": EDGE / ma
 """Distance from the centroid to the farthest point, in radii."""
 
 
-def inside(shape: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Whether points are in a shape of unit radius centred on its centroid; a code of CODES."""
+ACROSS = {"circle": 1.0, "square": SIDE / 2, "triangle": EDGE / 2}
+"""Distance from the centroid to the farthest point sideways, in radii."""
+
+
+def half_width(shape: int, y: np.ndarray) -> np.ndarray:
+    """Half the width at a height y from the centroid of a shape of unit radius; 0 beyond it. shape: of CODES."""
     if shape == CODES["circle"]:
-        return y * y + x * x < 1.0
+        return np.sqrt(np.maximum(1 - y * y, 0))
     if shape == CODES["square"]:
-        return (np.abs(y) < SIDE / 2) & (np.abs(x) < SIDE / 2)
+        return np.where(np.abs(y) < SIDE / 2, np.float32(SIDE / 2), np.float32(0))
     height = EDGE * math.sqrt(3) / 2
-    return (y < height / 3) & (np.abs(x) * math.sqrt(3) < y + 2 * height / 3)
+    return np.where(y < height / 3, np.maximum(y + 2 * height / 3, 0) / math.sqrt(3), 0)
 
 
 def coverage(
-    shape: np.ndarray, radius: np.ndarray, centre: np.ndarray, rows: int, supersamples: int | None = None
+    shape: np.ndarray, radius: np.ndarray, centre: np.ndarray, rows: int, reach: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of each pixel covered, in a window around each of M shapes.
 
-    shape: M codes. radius: M, centre: M 2 (y, x), in frame heights of `rows` pixels. Gives the windows M P P in [0, 1],
-    float32, and their top left pixels M 2.
+    shape: M codes. radius: M, centre: M 2 (y, x), in frame heights of `rows` pixels. reach: pixels of a window to each
+    side of its middle. Gives the windows M P P in [0, 1], float32, and their top left pixels M 2. Exact along a row;
+    along a column the mean over so many lines a pixel.
     """
-    fine = supersamples or SUPERSAMPLES.get(rows, max(2, 128 // rows))
-    reach = math.ceil(float(radius.max()) * rows * max(REACH.values())) + 1
+    lines = LINES.get(rows, max(2, 128 // rows))
+    most = max((REACH[name] for name, code in CODES.items() if (shape == code).any()), default=1.0)
+    reach = reach or math.ceil(float(radius.max()) * rows * most)
     pixels = 2 * reach + 1
     corner = np.floor(centre * rows).astype(np.int64) - reach
-    steps = ((np.arange(pixels * fine) + 0.5) / fine).astype(np.float32)
-    offset = ((corner - centre * rows) / (radius[:, None] * rows)).astype(np.float32)
-    scaled = steps[None] / (radius[:, None] * rows).astype(np.float32)
-    y, x = offset[:, 0, None] + scaled, offset[:, 1, None] + scaled
+    unit = (1 / (radius[:, None] * rows)).astype(np.float32)
+    offset = (corner - centre * rows).astype(np.float32)
+    heights = (np.arange(pixels * lines, dtype=np.float32) + np.float32(0.5)) / np.float32(lines)
+    y = (offset[:, 0, None] + heights) * unit
+    edges = (offset[:, 1, None] + np.arange(pixels + 1, dtype=np.float32)) * unit
     covered = np.empty((len(shape), pixels, pixels), np.float32)
     for code in range(3):
         chosen = np.flatnonzero(shape == code)
-        for part in np.array_split(chosen, max(1, len(chosen) // 512)):
-            hit = inside(code, y[part][:, :, None], x[part][:, None, :])
-            counted = hit.reshape(len(part), pixels, fine, pixels * fine).sum(2, dtype=np.uint16)
-            covered[part] = counted.reshape(len(part), pixels, pixels, fine).sum(3, dtype=np.uint16)
-    return covered / np.float32(fine * fine), corner
+        for part in np.array_split(chosen, max(1, len(chosen) // 256)):
+            half = half_width(code, y[part]).astype(np.float32)[:, :, None]
+            left_of = np.clip(edges[part][:, None, :], -half, half)
+            summed = left_of.reshape(len(part), pixels, lines, pixels + 1).sum(2)
+            covered[part] = np.diff(summed, axis=2) / (unit[part][:, :, None] * np.float32(lines))
+    return covered, corner
 
 
 def draw(scenes: Sequence[Scene]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ def _poor(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def parse(text: str) -> list[dict[str, str]]:
-    """The attributes that a caption states, one dict per object: colour, shape, direction, speed, law; only those said."""
+    """The attributes that a caption states, one dict per object: of colour, shape, direction, speed, law those said."""
     objects = []
     for clause in re.split(r"\band (?=a |there )|, (?=a )", text):
         words = clause.replace(",", " ").split()
@@ -97,7 +98,7 @@ def parse(text: str) -> list[dict[str, str]]:
 
 
 def _after_motion(words: list[str]) -> str | None:
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         if before in ("moves", "going", "drifts") and word in DIRECTIONS:
             return word
     return None

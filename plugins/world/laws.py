@@ -10,7 +10,6 @@ import numpy as np
 from mutoscope.plugins.world.drawing import REACH
 from mutoscope.plugins.world.state import (
     ACTIONS,
-    BAR,
     DIRECTIONS,
     PALETTE,
     RADII,
@@ -63,8 +62,12 @@ class Look:
 
 
 def look(rng: np.random.Generator, view: View, colour: str, shape: str, direction: str) -> Look:
+    """An object of a view. Where the view is faster or slower than training, the class is the one that it exceeds."""
     radius = float(rng.uniform(*RADII)) * view.larger
-    return Look(colour, shape, direction, str(rng.choice(list(SPEEDS))), radius)
+    speed = str(rng.choice(list(SPEEDS)))
+    if view.faster != 1:
+        speed = max(SPEEDS, key=lambda word: SPEEDS[word] * (1 if view.faster > 1 else -1))
+    return Look(colour, shape, direction, speed, radius)
 
 
 def sprite_of(thing: Thing) -> Sprite:
@@ -103,10 +106,8 @@ def _scene(view: View, law: str, things: list[Thing], **more) -> Scene:
 
 def still(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """Nothing moves."""
-    return _scene(
-        view, "still",
-        [_thing(view, o, np.repeat(_start(rng, view, o, np.zeros(2))[None], view.frames, 0), moves=False) for o in looks],
-    )  # fmt: skip
+    paths = [np.repeat(_start(rng, view, o, np.zeros(2))[None], view.frames, 0) for o in looks]
+    return _scene(view, "still", [_thing(view, o, path, moves=False) for o, path in zip(looks, paths, strict=True)])
 
 
 def uniform(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
@@ -118,13 +119,13 @@ def bounce(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """Constant speed between elastic walls; starts so that a wall is met within the clip where that is possible."""
     things = []
     for o in looks:
-        speed = _speed(rng, view, o) * 1.5
+        speed = _speed(rng, view, o)
         axis = int(o.direction in ("left", "right"))
         box = np.array([1.0, view.width])
         low, high = o.reach, box - o.reach
         start = low + (high - low) * rng.uniform(size=2)
         sign = sum(DIRECTIONS[o.direction])
-        ahead = rng.uniform(0.2, 0.7) * speed * view.times[-1]
+        ahead = rng.uniform(0.45, 0.7) * speed * view.times[-1]
         start[axis] = np.clip(high[axis] - ahead if sign > 0 else low + ahead, low, high[axis])
         path = np.repeat(start[None], view.frames, 0)
         path[:, axis] = _folded(start[axis] + sign * speed * view.times, low, high[axis])
@@ -147,7 +148,7 @@ def fall(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """Dropped from rest; lies on the floor once there."""
     things = []
     for o in looks:
-        o = replace(o, direction="down", speed="none")
+        o = replace(o, speed="none")
         start = _start(rng, view, o, np.zeros(2))
         start[0] = o.reach + rng.uniform(0, 0.15)
         path = np.repeat(start[None], view.frames, 0)
@@ -160,26 +161,24 @@ def parabola(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """Thrown sideways and up; lies on the floor once there."""
     things = []
     for o in looks:
-        direction = str(rng.choice(["left", "right"]))
-        o = replace(o, direction=direction, speed="none")
-        travel = np.array(DIRECTIONS[direction]) * 0.35 * view.width * view.times[-1]
+        o = replace(o, speed="none")
+        travel = np.array(DIRECTIONS[o.direction]) * 0.35 * view.width * view.times[-1]
         start = _start(rng, view, o, travel)
         start[0] = 1 - o.reach - rng.uniform(0.1, 0.25)
         rise = rng.uniform(0.55, 0.8)
-        path = start + np.array(DIRECTIONS[direction]) * 0.35 * view.width * view.times[:, None]
+        path = start + np.array(DIRECTIONS[o.direction]) * 0.35 * view.width * view.times[:, None]
         path[:, 0] = np.minimum(start[0] - rise * view.times + 0.5 * GRAVITY * view.times**2, 1 - o.reach)
         things.append(_thing(view, o, path))
     return _scene(view, "parabola", things, gravity=GRAVITY)
 
 
 def collide(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
-    """Two objects meet head on and part elastically; mass is radius squared."""
-    left, right = (replace(o, shape="circle", radius=o.radius * 0.75) for o in looks[:2])
-    left, right = replace(left, direction="right"), replace(right, direction="left")
+    """Two discs meet head on and part elastically; mass is radius squared. The first goes right, the second left."""
+    left, right = (replace(o, radius=o.radius * 0.75) for o in looks[:2])
     y = float(rng.uniform(0.3, 0.7))
     u = np.array([_speed(rng, view, left), -_speed(rng, view, right)])
     mass = np.array([left.radius**2, right.radius**2])
-    meeting = rng.uniform(0.3, 0.6) * view.times[-1]
+    meeting = rng.uniform(0.4, 0.6) * view.times[-1]
     touch = left.radius + right.radius
     centre = view.width / 2 + rng.uniform(-0.08, 0.08) * view.width
     at = np.array([centre - touch / 2, centre + touch / 2])
@@ -202,36 +201,37 @@ def orbit(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     turn = rng.choice([-1, 1]) * rng.uniform(1.2, 1.8)
     angle = rng.uniform(0, 2 * np.pi) + turn * view.times
     things, depths = [], []
-    heights = rng.permutation(np.linspace(0.25, 0.75, len(looks))) if len(looks) > 1 else np.array([0.5])
+    heights = rng.permutation(np.linspace(0.21, 0.79, len(looks))) if len(looks) > 1 else np.array([0.5])
     for k, o in enumerate(looks):
         o = replace(o, radius=o.radius * 0.7)
         place, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.5) * min(1.0, view.width) * 0.7
         x = view.width / 2 + distance * np.cos(place + angle)
         depths.append(distance * np.sin(place + angle).mean())
         path = np.stack([np.full(view.frames, heights[k]), x], axis=1)
-        things.append(_thing(view, replace(o, direction="none", speed="none"), path, moves=False))
+        things.append(_thing(view, o, path, moves=False))
     order = np.argsort(depths)
     return _scene(view, "orbit", things, sprites=tuple(sprite_of(things[i]) for i in order))
 
 
 def paint(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
-    """A brush leaves a stroke of its colour, which stays."""
+    """A brush leaves a stroke of another colour, which stays."""
     o = looks[0]
-    path = _straight(rng, view, o, SPEEDS["quickly"] * view.faster)
+    path = _straight(rng, view, o, SPEEDS["quickly"] * max(1, view.faster))
     brush = _thing(view, replace(o, speed="quickly"), path)
+    stroke = str(rng.choice([c for c in PALETTE if c != o.colour]))
     fine = np.linspace(0, view.frames - 1, view.frames * 2)
     dots = []
     for moment in fine:
         place = path[0] + (path[-1] - path[0]) * (moment / max(view.frames - 1, 1))
         visible = np.arange(view.frames) >= moment
-        dots.append(Sprite("circle", o_paint(o), o.radius * 0.4, np.repeat(place[None], view.frames, 0), visible))
-    return _scene(view, "paint", [brush], sprites=(*dots, sprite_of(brush)))
+        dots.append(Sprite("circle", PALETTE[stroke], o.radius * 0.4, np.repeat(place[None], view.frames, 0), visible))
+    return _scene(view, "paint", [brush], sprites=(*dots, sprite_of(brush)), notes={"scenery": stroke})
 
 
 def eat(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """An eater crosses pieces of food, which are gone once it has reached them."""
     o = looks[0]
-    path = _straight(rng, view, o, SPEEDS["quickly"] * view.faster)
+    path = _straight(rng, view, o, SPEEDS["quickly"] * max(1, view.faster))
     eater = _thing(view, replace(o, speed="quickly"), path)
     food_colour = str(rng.choice([c for c in PALETTE if c != o.colour]))
     pieces = []
@@ -241,7 +241,7 @@ def eat(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
         gone = np.linalg.norm(path - place, axis=1) <= o.radius * 1.05
         visible = ~np.maximum.accumulate(gone)
         pieces.append(Sprite("circle", PALETTE[food_colour], 0.05, np.repeat(place[None], view.frames, 0), visible))
-    return _scene(view, "eat", [eater], sprites=(*pieces, sprite_of(eater)), notes={"food": food_colour})
+    return _scene(view, "eat", [eater], sprites=(*pieces, sprite_of(eater)), notes={"scenery": food_colour})
 
 
 CELLS = 5
@@ -250,7 +250,7 @@ CELLS = 5
 
 def grid(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """A board with walls and a player that moves by its actions, one cell a frame, stopped by walls."""
-    o = replace(looks[0], radius=0.36 / CELLS, direction="none", speed="none")
+    o = replace(looks[0], radius=0.36 / CELLS)
     across = max(2, round(CELLS * view.width))
     cell = np.array([1 / CELLS, view.width / across])
     walls = rng.uniform(size=(CELLS, across)) < 0.2
@@ -283,7 +283,7 @@ def grid(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
 
 def agent(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     """An object that actions move, frame by frame, clamped at the walls."""
-    o = replace(looks[0], direction="none", speed="none")
+    o = looks[0]
     step = 0.9 / view.fps
     actions = np.repeat(rng.integers(0, len(ACTIONS), -(-view.frames // 2)), 2)[: view.frames]
     actions[0] = 0
@@ -297,71 +297,17 @@ def agent(rng: np.random.Generator, view: View, looks: list[Look]) -> Scene:
     return _scene(view, "agent", [_thing(view, o, np.array(path), moves=False)], actions=actions)
 
 
+def _always(view: View) -> np.ndarray:
+    return np.ones(view.frames, bool)
+
+
 LAWS_BY_NAME: dict[str, Callable[[np.random.Generator, View, list[Look]], Scene]] = {
     f.__name__: f for f in (still, uniform, bounce, fall, parabola, collide, orbit, paint, eat, grid, agent)
 }
 
-
-# Events change a scene that a law has made
-
-
-def pan(rng: np.random.Generator, scene: Scene) -> Scene:
-    """The camera moves sideways at a constant speed; things keep their own paths."""
-    side = int(rng.choice([-1, 1]))
-    shift = np.stack([np.zeros(scene.frames), -side * 0.15 * np.arange(scene.frames) / scene.fps], axis=1)
-    sprites = tuple(replace(s, positions=s.positions + shift) for s in scene.sprites)
-    things = tuple(replace(t, positions=t.positions + shift) for t in scene.things)
-    words = {"camera": "right" if side > 0 else "left"}
-    return replace(scene, event="pan", sprites=sprites, things=things, notes={**scene.notes, **words})
-
-
-def occlude(rng: np.random.Generator, scene: Scene) -> Scene:
-    """An upright bar stands before everything, in the way of the first thing."""
-    return with_bar(
-        scene, float(np.clip(scene.things[0].positions[:, 1].mean(), 0.3, scene.size[1] / scene.size[0] - 0.3))
-    )
-
-
-def with_bar(scene: Scene, centre: float) -> Scene:
-    """A bar at least as wide as the widest thing."""
-    half = max(1.1 * t.radius for t in scene.things)
-    place = np.repeat(np.array([[0.5, centre]]), scene.frames, 0)
-    bar = Sprite("bar", BAR, half, place, np.ones(scene.frames, bool))
-    things = tuple(replace(t, seen=t.seen & (np.abs(t.positions[:, 1] - centre) > half)) for t in scene.things)
-    return replace(
-        scene, event="occlude", sprites=(*scene.sprites, bar), things=things, bar=(centre - half, centre + half)
-    )
-
-
-def appear(rng: np.random.Generator, scene: Scene) -> Scene:
-    """The first thing is not there before some frame in the first half."""
-    first = int(rng.integers(1, max(2, scene.frames // 2)))
-    return _cut(scene, np.arange(scene.frames) >= first, "appear")
-
-
-def leave(rng: np.random.Generator, scene: Scene) -> Scene:
-    """The first thing is gone from some frame in the second half on."""
-    last = int(rng.integers(scene.frames // 2 + 1, max(scene.frames, scene.frames // 2 + 2)))
-    return _cut(scene, np.arange(scene.frames) < last, "leave")
-
-
-def _cut(scene: Scene, there: np.ndarray, event: str) -> Scene:
-    first = scene.things[0]
-    sprites = tuple(
-        replace(s, visible=s.visible & there) if s.positions is first.positions else s for s in scene.sprites
-    )
-    things = (replace(first, seen=first.seen & there), *scene.things[1:])
-    return replace(scene, event=event, sprites=sprites, things=things)
-
-
-EVENTS_BY_NAME: dict[str, Callable[[np.random.Generator, Scene], Scene]] = {
-    f.__name__: f for f in (pan, occlude, appear, leave)
-}
-
-
-def o_paint(looks: Look) -> tuple[int, int, int]:
-    return PALETTE[looks.colour]
-
-
-def _always(view: View) -> np.ndarray:
-    return np.ones(view.frames, bool)
+SIDEWAYS = ("left", "right")
+NOWHERE = ("none",)
+DIRECTIONS_OF: dict[str, tuple[str, ...]] = {
+    "still": NOWHERE, "fall": ("down",), "parabola": SIDEWAYS, "orbit": NOWHERE, "grid": NOWHERE, "agent": NOWHERE,
+}  # fmt: skip
+"""Directions in which the things of a law can be said to move; all of them where it is not listed."""

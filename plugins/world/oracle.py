@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from mutoscope.plugins.world.drawing import CODES, background, coverage
+from mutoscope.plugins.world.drawing import CODES, REACH, background, coverage
 from mutoscope.plugins.world.state import BAR, COLOURS, DIRECTIONS, PALETTE, RADII, SHAPES, SPEEDS, WALL
 
 FAINTEST = 0.12
@@ -69,7 +69,7 @@ class Track:
 
 @dataclass
 class Reading:
-    """A clip as read: its tracks, longest first. valid: at least one track, and no more of them than can be told apart."""
+    """A clip as read: its tracks, longest first. valid: at least one track, and not more than can be told apart."""
 
     tracks: list[Track]
     frames: int
@@ -237,9 +237,10 @@ def _tell_shapes(
     at = np.array([tracked[i][1][f] for i, f in used])
     radius = np.sqrt(pieces["area"][at] / np.pi)
     centre = np.stack([pieces["y"][at], pieces["x"][at]], axis=1)
+    reach = int(np.ceil(radius.max() * rows * max(REACH.values())))
     scores = np.zeros((len(SHAPES), len(tracked)))
     for code, name in enumerate(SHAPES):
-        template, corner = coverage(np.full(len(at), CODES[name]), radius, centre, rows)
+        template, corner = coverage(np.full(len(at), CODES[name]), radius, centre, rows, reach)
         if code == 0:
             seen = _windows(pieces, at, kind, alpha, corner, template.shape[1])
         overlap = np.minimum(template, seen).sum((1, 2)) / np.maximum(template, seen).sum((1, 2))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-VERSION = "shapes-1"
+VERSION = "shapes-2"
 """Changes whenever the same (settings, split, index) would give another clip."""
 
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -76,7 +76,8 @@ class Scene:
     """A clip before it is drawn. size: rows, columns. fps: frames per second. sprites: in painter's order.
 
     actions: T of ACTIONS' places, for laws with an agent. bar: (from, to) in x of an occluder. gravity: world units
-    per second squared. possible: false for the impossible half of a quadruplet.
+    per second squared. camera: its velocity (y, x). possible: false for the impossible half of a quadruplet. notes:
+    `scenery` is the colour of what is drawn besides the things, `camera` the side that it pans to.
     """
 
     law: str
@@ -90,5 +91,6 @@ class Scene:
     actions: np.ndarray | None = None
     bar: tuple[float, float] | None = None
     gravity: float = 0.0
+    camera: tuple[float, float] = (0.0, 0.0)
     possible: bool = True
     notes: dict[str, object] = field(default_factory=dict)

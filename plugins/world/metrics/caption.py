@@ -7,7 +7,7 @@ from typing import final
 
 from mutoscope.core.metric import Material, Metric, Score
 from mutoscope.plugins.world.language import parse
-from mutoscope.plugins.world.metrics.reading import asked, matched, protocol, readings, right, stacked
+from mutoscope.plugins.world.metrics.reading import asked, counted, matched, protocol, readings, right, stacked
 from mutoscope.plugins.world.oracle import Reading
 from mutoscope.plugins.world.state import Scene
 
@@ -33,10 +33,10 @@ class Caption(Metric):
 
 def _row(reading: Reading, scene: Scene, prompt: str) -> dict[str, float]:
     said = parse(prompt)
-    marks = [right(track, thing, scene.law) for track, thing in zip(matched(reading, scene), scene.things, strict=True)]
+    marks = [right(track, thing, scene) for track, thing in zip(matched(reading, scene), scene.things, strict=True)]
     row = {}
     for name in ("colour", "shape", "direction", "speed"):
         wanted = [mark[name] for mark, words in zip(marks, said, strict=False) if name in words]
         row[name] = float(all(wanted)) if reading.valid else 0.0
-    row["count"] = float(reading.valid and len(reading.tracks) == len(scene.things))
+    row["count"] = float(reading.valid and len(counted(reading, scene)) == len(scene.things))
     return {"all": float(all(row.values())), **row}

@@ -14,7 +14,7 @@ from mutoscope.core.metric import Material
 from mutoscope.plugins.world.oracle import Reading, Track, direction_of, read, speed_of
 from mutoscope.plugins.world.state import VERSION, Scene, Thing
 
-ORACLE = "oracle-1"
+ORACLE = "oracle-2"
 """Changes whenever a reading would."""
 
 _READ: OrderedDict[int, tuple[Tensor, list[Reading]]] = OrderedDict()
@@ -46,24 +46,24 @@ def matched(reading: Reading, scene: Scene) -> list[Track | None]:
     """For each thing of a scene the track that answers it best, or None: by colour and shape first, then by motion."""
     if not reading.tracks:
         return [None] * len(scene.things)
-    cost = np.array([[-likeness(track, thing, scene.law) for track in reading.tracks] for thing in scene.things])
+    cost = np.array([[-likeness(track, thing, scene) for track in reading.tracks] for thing in scene.things])
     found: list[Track | None] = [None] * len(scene.things)
     for i, j in zip(*linear_sum_assignment(cost), strict=True):
         found[i] = reading.tracks[j]
     return found
 
 
-def likeness(track: Track, thing: Thing, law: str) -> float:
+def likeness(track: Track, thing: Thing, scene: Scene) -> float:
     """Attributes in common, colour and shape counting double."""
-    marks = right(track, thing, law)
+    marks = right(track, thing, scene)
     return 2.0 * marks["colour"] + 2.0 * marks["shape"] + marks["direction"] + marks["speed"]
 
 
-def right(track: Track | None, thing: Thing, law: str) -> dict[str, bool]:
+def right(track: Track | None, thing: Thing, scene: Scene) -> dict[str, bool]:
     """Which attributes of a thing a track has. Under laws that turn a thing round, the first motion counts."""
     if track is None:
         return dict.fromkeys(("colour", "shape", "direction", "speed"), False)
-    velocity = motion(track, law)
+    velocity = motion(track, scene)
     return {
         "colour": track.colour == thing.colour,
         "shape": track.shape == thing.shape,
@@ -72,9 +72,18 @@ def right(track: Track | None, thing: Thing, law: str) -> dict[str, bool]:
     }
 
 
-def motion(track: Track, law: str) -> np.ndarray:
-    """The velocity that captions speak of."""
-    return track.velocity if law in ("uniform", "still", "paint", "eat") else track.first
+def motion(track: Track, scene: Scene) -> np.ndarray:
+    """The velocity that captions speak of, the camera's own taken off: of the first motion where the law turns a thing
+    round, level where it is thrown."""
+    turns = scene.law not in ("uniform", "still", "paint", "eat", "parabola")
+    velocity = (track.first if turns else track.velocity) + np.array(scene.camera)
+    return velocity * (0.0, 1.0) if scene.law == "parabola" else velocity
+
+
+def counted(reading: Reading, scene: Scene) -> list[Track]:
+    """The tracks that count as things: not those of the scenery's colour, unless a thing has it."""
+    scenery = scene.notes.get("scenery")
+    return [track for track in reading.tracks if track.colour != scenery]
 
 
 def protocol(name: str) -> dict[str, object]:
