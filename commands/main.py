@@ -6,10 +6,8 @@ import os
 import sys
 from importlib import import_module
 
-import click
-import typer
-
-from mutoscope.core.errors import MutoscopeError
+from mutoscope import __version__
+from mutoscope.core.errors import InputError, MutoscopeError
 
 VERBS = {
     "train": "Train a recipe, or continue its run.",
@@ -31,44 +29,12 @@ VERBS = {
     "doctor": "Show versions, devices, threads, and what is missing.",
 }
 """What each verb does; its function is `run` in the module of its name (`import_`, since import is a keyword)."""
+HELP = ["-h", "--help"]
+ABOUT = """A laboratory for video generation: assemble, train and compare, from one recipe.
 
-
-class Verbs(click.Group):
-    """Imports a verb's module only when that verb is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module = import_module(f"mutoscope.commands.{'import_' if cmd_name == 'import' else cmd_name}")
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(cmd_name, help=module.__doc__)(module.run)
-        command = typer.main.get_command(app)
-        command.name = cmd_name
-        return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]):
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
-            from mutoscope.core.errors import InputError
-
-            raise InputError(field="verb", problem="there is no such verb", got=args[0], allowed=list(VERBS))
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mutoscope")
-def app() -> None:
-    """A laboratory for video generation: assemble, train and compare, from one recipe.
-
-    Exit codes: 0 done; 1 the work failed; 2 the input is wrong; 3 the run folder is in use; 4 the data is unusable;
-    75 interrupted and resumable. --debug, anywhere, shows the traceback.
-    """
+Exit codes: 0 done; 1 the work failed; 2 the input is wrong; 3 the run folder is in use; 4 the data is unusable;
+75 interrupted and resumable. --debug, anywhere, shows the traceback.
+"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,27 +43,59 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
     try:
-        code = app(given, prog_name="mutoscope", standalone_mode=False)
+        code = _run(given)
+        sys.stdout.flush()
     except MutoscopeError as error:
         if debug:
             raise
         _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as usage:
-        _fail(usage.format_message().replace("\n", " "), 2)
-    except click.Abort:
-        _fail("aborted", 1)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues", 75)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click, or of the click within typer
+            _fail(_line(error.format_message()), 2)  # type: ignore[attr-defined]
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'} (--debug shows where)", 1)
+        _fail(f"{type(error).__name__}: {_line(error) or 'no message'} (--debug shows where)", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(given: list[str]) -> object:
+    """Runs a verb, importing its module alone; gives its exit code where it has one."""
+    verb, *rest = given or ["--help"]
+    if verb in ("-h", "--help"):
+        print(_help())
+        return 0
+    if verb == "--version":
+        print(f"mutoscope {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise InputError(field="verb", problem="there is no such verb", got=verb, allowed=list(VERBS))
+    import typer
+
+    module = import_module(f"mutoscope.commands.{'import_' if verb == 'import' else verb}")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": HELP})
+    app.command(verb, help=module.__doc__)(module.run)
+    command = typer.main.get_command(app)
+    try:
+        # Not `command.main`, which has its own idea of interrupts, closed pipes and exit codes.
+        with command.make_context(f"mutoscope {verb}", rest) as context:
+            return command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {does}" for verb, does in VERBS.items())
+    return f"Usage: mutoscope VERB ...\n\n{ABOUT}\nVerbs:\n{verbs}\n\n`mutoscope VERB --help` says more of each."
+
+
+def _line(said: object) -> str:
+    return " ".join(str(said).split())
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained folders: a model as one folder per part, each with `config.json` and `model.safetensors`, and `model.json`.
+"""Pretrained folders: a model as `model.json` and a folder per part, with `config.json` and `model.safetensors`.
 
 A folder stands alone: it needs neither the recipe nor the data it was trained on. Nothing in it is code, and what it
 names is never imported: where a part came from a plugin file, that file is named, and the user gives it.
@@ -31,8 +31,8 @@ from mutoscope.registry.checking import check_fields, check_settings, part_named
 from mutoscope.registry.contract import RESERVED, settings_of
 from mutoscope.registry.mismatches import Ledger
 from mutoscope.registry.recipe import Recipe
-from mutoscope.registry.runs import Answering, Loaded, read_json
-from mutoscope.registry.stages import StageBuilder, objective_home, stages_said
+from mutoscope.registry.runs import Answering, Loaded, load, read_json
+from mutoscope.registry.stages import Stage, StageBuilder, objective_home, stages_said
 from mutoscope.registry.training import TrainingSaid, read_training
 from mutoscope.registry.wording import plain
 
@@ -58,6 +58,14 @@ class Pretrained(Answering):
 def is_pretrained(folder: Path) -> bool:
     """Whether a folder says that it is a pretrained one."""
     return (folder / MODEL).is_file()
+
+
+def open_model(
+    folder: str | Path, device: str | None = None, plugins: Sequence[str | Path] = ()
+) -> Loaded | Pretrained:
+    """A run or a pretrained folder, whichever it is. Raises InputError on one that is neither."""
+    opened = from_pretrained if is_pretrained(Path(folder)) else load
+    return opened(folder, device=device, plugins=plugins)
 
 
 # Saving
@@ -182,28 +190,55 @@ def from_pretrained(
     device: by default CUDA where there is one. plugins: plugin files that its parts come from. catalog: one that is
     loaded already, in their place.
     """
-    folder = Path(folder)
-    if not is_pretrained(folder):
-        raise InputError(f"{folder} is not a pretrained folder: it has no {MODEL}")
-    content = read_json(folder / MODEL)
-    catalog = catalog or Catalog.load([*map(Path, plugins)])
-    with _damage(folder / MODEL):
-        _check_format(folder / MODEL, content)
-        clip = _clip(folder / MODEL, content["clip"])
-        parts, data = _read_stages(folder, content, catalog)
-    recipe = Recipe.of(data, str(content.get("name") or "model"))
+    saved = _Saved(Path(folder), catalog or Catalog.load([*map(Path, plugins)]))
     # Shapes first, where nothing costs memory.
-    sketch = _built(folder, recipe, clip, catalog, META)
-    for address, part in _addressed(sketch):
-        _check_shapes(folder / address / WEIGHTS, part)
-    model = _built(folder, recipe, clip, catalog, join(device).device)
+    for address, part in _addressed(saved.model(saved.stages(META))):
+        _check_shapes(saved.folder / address / WEIGHTS, part)
+    model = saved.model(saved.stages(join(device).device))
     for address, part in _addressed(model):
-        file = folder / address / WEIGHTS
-        if _sha256(file) != parts[address]:
+        file = saved.folder / address / WEIGHTS
+        if _sha256(file) != saved.hashes[address]:
             raise InputError(f"{file}: not as it was written (its hash differs); nothing is loaded")
         _load(file, part)
-    model.recipe = content.get("recipe") or data
-    return Pretrained(folder, model.eval().requires_grad_(False))
+    model.recipe = saved.content.get("recipe") or saved.recipe.data
+    return Pretrained(saved.folder, model.eval().requires_grad_(False))
+
+
+def pretrained_stages(folder: Path, catalog: Catalog) -> list[Stage]:
+    """The stages of a pretrained folder on the meta device, without their weights. Raises InputError."""
+    return _Saved(folder, catalog).stages(META)
+
+
+class _Saved:
+    """A pretrained folder as read: what is in its JSON files, checked. hashes: of weights, by address."""
+
+    def __init__(self, folder: Path, catalog: Catalog) -> None:
+        file = folder / MODEL
+        if not is_pretrained(folder):
+            raise InputError(f"{folder} is not a pretrained folder: it has no {MODEL}")
+        self.folder, self.catalog, self.content = folder, catalog, read_json(file)
+        with _damage(file):
+            _check_format(file, self.content)
+            self.clip = _clip(file, self.content["clip"])
+            self.hashes, data = _read_stages(folder, self.content, catalog)
+            self.recipe = Recipe.of(data, str(self.content.get("name") or "model"))
+
+    def stages(self, device: torch.device) -> list[Stage]:
+        """The stages on a device, wired as assembly wires them, to clips like those they were trained on."""
+        findings = Findings(self.recipe)
+        said = stages_said(self.recipe, findings)
+        builder = Builder(self.recipe, self.catalog, findings, device, {})
+        ledger = Ledger().publish([self.clip], ("data",))
+        stages = StageBuilder(builder, TrainingSaid((), 0)).build(self.recipe.data, said, ledger)
+        wrong = [str(error) for _, _, error in findings.problems] + [found.says for found in findings.mismatches]
+        if wrong:
+            raise InputError(f"{self.folder}: {wrong[0]}")
+        return stages
+
+    def model(self, stages: Sequence[Stage]) -> Model | Cascade:
+        if self.content["cascade"]:
+            return Cascade({stage.name: stage.whole for stage in stages})
+        return stages[0].whole
 
 
 def _read_stages(folder: Path, content: Any, catalog: Catalog) -> tuple[dict[str, str], dict[str, Any]]:
@@ -257,20 +292,6 @@ def _clip(file: Path, said: Any) -> ClipFact:
 def _check_format(file: Path, content: Any) -> None:
     if content["format"] != FORMAT:
         raise InputError(f"{file}: format {content['format']!r}; this version reads format {FORMAT}")
-
-
-def _built(folder: Path, recipe: Recipe, clip: ClipFact, catalog: Catalog, device: torch.device) -> Model | Cascade:
-    """The model on a device, wired as assembly wires it, to clips like those it was trained on."""
-    findings = Findings(recipe)
-    said = stages_said(recipe, findings)
-    builder = Builder(recipe, catalog, findings, device, {})
-    ledger = Ledger().publish([clip], ("data",))
-    stages = StageBuilder(builder, TrainingSaid((), 0)).build(recipe.data, said, ledger)
-    for _, _, error in findings.problems:
-        raise InputError(f"{folder}: {error}")
-    for mismatch in findings.mismatches:
-        raise InputError(f"{folder}: {mismatch.says}")
-    return Cascade({stage.name: stage.whole for stage in stages}) if said else stages[0].whole
 
 
 def _addressed(model: Model | Cascade) -> Iterator[tuple[str, nn.Module]]:

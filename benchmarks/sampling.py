@@ -1,0 +1,192 @@
+"""Samples on request: clips of a run as video files, each with a line that says what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mutoscope.benchmarks.video_files import FORMATS, as_bytes, encode
+from mutoscope.core.errors import InputError
+from mutoscope.core.generation import Request
+from mutoscope.core.model import stages_of
+from mutoscope.core.storage.atomic import write_bytes, write_text
+from mutoscope.core.storage.lock import RunLock
+from mutoscope.core.training.progress import Progress
+from mutoscope.registry.addresses import digest
+from mutoscope.registry.pretrained import Pretrained, open_model
+from mutoscope.registry.runs import Loaded
+from mutoscope.registry.tasks import readers
+
+FPS = 8.0
+"""Frames per second where the data does not say."""
+AT_ONCE = 16
+"""Clips sampled and written together."""
+INDEX = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for; each of prompts, labels and actions is empty, one for all clips, or one for each.
+
+    count: clips for each. frames, size (rows, columns): None as in the training data.
+    """
+
+    prompts: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    actions: tuple[tuple[int, ...], ...] = ()
+    count: int = 1
+    frames: int | None = None
+    size: tuple[int, int] | None = None
+    seed: int = 0
+
+    def request(self) -> Request:
+        """The request, one entry per clip. Raises InputError where the numbers of entries do not agree."""
+        given = {name: getattr(self, name) for name in ("prompts", "labels", "actions")}
+        distinct = max(1, *map(len, given.values()))
+        for name, values in given.items():
+            if len(values) not in (0, 1, distinct):
+                raise InputError(
+                    field=name, problem=f"must be one for all, or one for each of {distinct}", got=len(values)
+                )
+        if len(set(map(len, self.actions))) > 1:
+            raise InputError(field="actions", problem="must be of one length", got=list(map(len, self.actions)))
+        spread = {
+            name: tuple(
+                v for v in (values if len(values) == distinct else values * distinct) for _ in range(self.count)
+            )
+            for name, values in given.items()
+            if values
+        }
+        n = distinct * self.count
+        return Request(
+            **spread,
+            count=n,
+            frames=self.frames,
+            size=self.size,
+            seed=self.seed,
+            clips=tuple(range(n)),
+            at_once=AT_ONCE,
+        )
+
+
+def write_samples(
+    folder: Path,
+    asked: Asked,
+    format: str,
+    fps: float | None,
+    out: Path | None,
+    plugins: Sequence[Path],
+    device: str | None,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Samples a run and writes the clips; gives a record for each, and notes on what was done beyond the request.
+
+    folder: of a run or a pretrained one. out: by default its `samples/`, which needs the run's lock. Raises RunInUse
+    when another process works there, InputError on what the model cannot be asked for.
+    """
+    if format not in FORMATS:
+        raise InputError(field="format", problem="no such format", got=format, allowed=FORMATS)
+    request = asked.request()
+    opened = open_model(folder, device, plugins)
+    _check_read(opened, request)
+    place = out or folder / "samples"
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder) if out is None else nullcontext():
+        return _written(opened, request, format, fps or _fps(opened), place, progress)
+
+
+def _written(
+    opened: Loaded | Pretrained, request: Request, format: str, fps: float, place: Path, progress: Progress
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    records: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    n = len(request)
+    progress.begin("sampling", n)
+    for start in range(0, n, AT_ONCE):
+        part = _cut(request, slice(start, min(start + AT_ONCE, n)))
+        answer = opened.answer(request=part)
+        notes.update(dict.fromkeys(answer.notes))
+        more = []
+        for i, clip in enumerate(as_bytes(answer.video)):
+            record = _record(opened, part, i, clip.shape, fps, format, answer.notes)
+            write_bytes(place / record["file"], encode(clip, fps, format))
+            more.append(record)
+        _index(place / INDEX, more)
+        records += [{**record, "path": str(place / record["file"])} for record in more]
+        progress.advance(len(records))
+    progress.end()
+    return records, tuple(notes)
+
+
+def _record(
+    opened: Loaded | Pretrained,
+    request: Request,
+    i: int,
+    shape: Sequence[int],
+    fps: float,
+    format: str,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """What a clip is. Its file's name is a function of that."""
+    said = {
+        "prompt": request.prompts[i] if request.prompts else None,
+        "label": request.labels[i] if request.labels else None,
+        "actions": list(request.actions[i]) if request.actions else None,
+        "seed": request.seed,
+        "clip": request.clips[i] if request.clips else i,
+        "frames": shape[0],
+        "size": [shape[1], shape[2]],
+        "fps": fps,
+        "step": opened.step if isinstance(opened, Loaded) else None,
+    }
+    name = said["prompt"] or (f"class {said['label']}" if said["label"] is not None else "clip")
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48] or "clip"
+    return {"file": f"{slug}-{digest(said)[:8]}.{format}", **said, "notes": list(notes)}
+
+
+def _index(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Adds lines to the index; those of files that were written again are replaced."""
+    again = {record["file"] for record in records}
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            old = json.loads(line)["file"] not in again
+        except (ValueError, KeyError, TypeError):
+            old = False  # not a line of ours
+        if old:
+            kept.append(line)
+    write_text(file, "".join(f"{line}\n" for line in [*kept, *map(json.dumps, records)]))
+
+
+def _cut(request: Request, cut: slice) -> Request:
+    """Some of a request's clips, under their own numbers."""
+    told = {
+        name: values[cut]
+        for name in ("prompts", "labels", "actions", "clips")
+        if (values := getattr(request, name)) is not None
+    }
+    return replace(request, **told, count=cut.stop - cut.start)
+
+
+def _check_read(opened: Loaded | Pretrained, request: Request) -> None:
+    """Raises InputError where something is asked by what nothing in the model reads."""
+    found = readers([stage for _, stage in stages_of(opened.model)])
+    able = [field for field, names in found.items() if names]
+    for field, given in (("prompt", request.prompts), ("label", request.labels), ("actions", request.actions)):
+        if given is not None and field not in able:
+            raise InputError(
+                field=f"--{field}",
+                problem="nothing in this model reads it",
+                allowed=f"what it reads: {', '.join(able)}" if able else "nothing; it takes no conditions",
+            )
+
+
+def _fps(opened: Loaded | Pretrained) -> float:
+    """The data's frames per second, where it has any."""
+    return float(getattr(opened.assembled.dataset, "fps", FPS)) if isinstance(opened, Loaded) else FPS

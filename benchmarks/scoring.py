@@ -1,0 +1,50 @@
+"""Scoring one finished run, or one under way: what `evaluate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mutoscope.benchmarks.evaluation import Protocol, Truth, as_row, reconstruct, sample, score
+from mutoscope.core.errors import InputError
+from mutoscope.core.model import stages_of
+from mutoscope.core.storage.atomic import write_json
+from mutoscope.core.storage.lock import RunLock
+from mutoscope.core.training.progress import Progress
+from mutoscope.registry.runs import load
+
+METRICS = "metrics.json"
+SAID = ("value", "low", "high", "n", "split", "fingerprint")
+"""What `metrics.json` has of every score."""
+
+
+def score_run(
+    folder: Path, split: str, clips: int | None, plugins: Sequence[Path], device: str | None, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Samples and scores a run, and writes `metrics.json` into it; gives what it wrote, by dotted name of the metric.
+
+    clips: how many; None for the protocol's, or all of a smaller split. Raises InputError on a split that the data
+    does not have or a recipe without metrics, DataError on fewer clips than asked for, RunInUse.
+    """
+    loaded = load(folder, device=device, plugins=plugins)
+    metrics, dataset = loaded.assembled.metrics, loaded.assembled.dataset
+    if not metrics:
+        raise InputError(field="metrics", problem=f"the recipe of {folder} names none; nothing to score by")
+    protocol = Protocol(split=split)
+    if split in dataset.splits():
+        protocol = replace(protocol, clips=clips or min(protocol.clips, dataset.length(split)))
+    with RunLock(folder):
+        truth = Truth.of(dataset, protocol)
+        progress.begin("sampling", protocol.clips)
+        video = sample(loaded.model, truth.real, protocol, progress.advance)
+        progress.end()
+        rebuilt = None
+        if any(metric.wants == "reconstruction" for metric in metrics):
+            rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
+        device_type = stages_of(loaded.model)[-1][1].device.type
+        scored = score(metrics, video, truth, protocol, dataset.fingerprint(), rebuilt, device_type)
+        scores = {row["metric"]: {key: row[key] for key in SAID} for row in map(as_row, scored)}
+        write_json(folder / METRICS, scores)
+    return scores  # type: ignore[return-value]

@@ -1,0 +1,250 @@
+"""What a model can be asked for, found out from its parts and their facts; nothing here knows a family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mutoscope.core.component import Facts
+from mutoscope.core.errors import InputError, MutoscopeError
+from mutoscope.core.facts import ConditioningFact, LatentFact, TokenFact
+from mutoscope.core.model import Model
+from mutoscope.core.randomness import Draw
+from mutoscope.core.values import Batch, Conditioning
+from mutoscope.registry.assembly import assemble
+from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.contract import settings_of
+from mutoscope.registry.counting import UNRUNNABLE, forward_flops, latent_values
+from mutoscope.registry.fit import covering
+from mutoscope.registry.pretrained import is_pretrained, pretrained_stages
+from mutoscope.registry.recipe import load_recipe
+from mutoscope.registry.stages import Stage
+
+ASKED = {"prompt": "text to video", "label": "class to video", "actions": "actions to video"}
+"""Fields of a batch that a request fills, and what it is called to ask for video by them."""
+REACH = 4
+"""How many times a training clip's frames are looked at for other durations."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that one might ask for. why: what allows it, or what is in the way."""
+
+    task: str
+    possible: bool
+    why: str
+
+
+def tasks_of(folder: Path, plugins: Sequence[Path] = ()) -> list[Task]:
+    """The tasks of a run or a pretrained folder, without loading its weights. Raises InputError."""
+    if is_pretrained(folder):
+        return tasks(pretrained_stages(folder, Catalog.load(plugins)))
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} is not a run folder: it has no recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml")
+    return tasks(assemble(recipe, Catalog.load([*plugins, *recipe.plugins]), "meta").stages)
+
+
+def tasks(stages: Sequence[Stage]) -> list[Task]:
+    """What stages on the meta device can be asked for together; the last one gives the video."""
+    for stage in stages:
+        if lacking := stage.whole.lacks():
+            return [Task("video", False, f"{stage.name or 'the model'} has no {lacking[0]}, so nothing is generated")]
+    models = [stage.whole for stage in stages]
+    last = stages[-1]
+    return [
+        *(_asked(field, models) for field in ASKED),
+        _image(last),
+        _durations(last),
+        _sizes(last),
+        _known(models),
+        _guidance(models),
+    ]
+
+
+# What conditioners are told
+
+
+def readers(models: Sequence[Model]) -> dict[str, list[str]]:
+    """Which conditioners read each field that a request may fill, by name: found by watching them read."""
+    found: dict[str, list[str]] = {field: [] for field in ASKED}
+    for model in models:
+        for conditioner in model.conditioners:
+            batch = _watching(model)
+            try:
+                with torch.no_grad():
+                    conditioner.embed(batch, _draw(model))
+            except (*UNRUNNABLE, MutoscopeError):  # it may want what only a real request has; what it read counts
+                pass
+            for field in batch.seen:
+                found[field].append(conditioner.name)
+    return found
+
+
+class _Watching(Batch):
+    """A batch that remembers which of the fields that a request fills were read."""
+
+    seen: set[str]
+
+    def __new__(cls, **fields: Any) -> _Watching:
+        watching = super().__new__(cls)
+        object.__setattr__(watching, "seen", set())  # before the fields are set, in a class that is frozen
+        return watching
+
+    def __getattribute__(self, name: str):
+        if name in ASKED:
+            object.__getattribute__(self, "seen").add(name)
+        return object.__getattribute__(self, name)
+
+
+def _watching(model: Model) -> _Watching:
+    """One clip of which everything that the data has is said."""
+    clip, device = model.clip, model.device
+    batch = _Watching(
+        prompt=("",) if clip.captions else None,
+        label=torch.zeros(1, dtype=torch.long, device=device) if clip.classes else None,
+        actions=torch.zeros(1, clip.frames, dtype=torch.long, device=device) if clip.actions else None,
+        clips=(0,),
+    )
+    batch.seen.clear()
+    return batch
+
+
+def _draw(model: Model) -> Draw:
+    return Draw(0, "tasks", 0, (0,), model.device)
+
+
+def _asked(field: str, models: Sequence[Model]) -> Task:
+    names = readers(models)[field]
+    if names:
+        clip = models[-1].clip
+        range_of = {"label": f"; 0 to {clip.classes - 1}", "actions": f"; 0 to {clip.actions - 1}, one per frame"}
+        return Task(ASKED[field], True, f"{_listed(names)} reads the {field}{range_of.get(field, '')}")
+    return Task(ASKED[field], False, f"no conditioner reads a {field}; there is {_listed(_conditioners(models))}")
+
+
+def _known(models: Sequence[Model]) -> Task:
+    names = [c.name for m in models for c in m.conditioners if _fact(c.facts()).known]
+    if names:
+        return Task("known frames", True, f"{_listed(names)} gives clean tokens at known places")
+    return Task("known frames", False, "no conditioner gives clean tokens at known places")
+
+
+def _guidance(models: Sequence[Model]) -> Task:
+    guided = [m for m in models if any(s.name == "guidance" for s in settings_of(type(m.sampler)))]
+    if not guided:
+        return Task("guidance", False, f"{_listed([m.sampler.name for m in models])} has no setting `guidance`")
+    able = [m for m in guided if _told(m).null is not None]
+    if not able:
+        why = "no conditioner has learned to be told nothing (dropout above 0)"
+        return Task("guidance", False, why if any(m.conditioners for m in guided) else "there is no conditioner")
+    return Task("guidance", True, f"{_listed([m.sampler.name for m in able])} weighs what is told against nothing told")
+
+
+def _told(model: Model) -> Conditioning:
+    """What the conditioners say of one clip; nothing where they cannot be run without data."""
+    try:
+        with torch.no_grad():
+            return model.embed(_watching(model), _draw(model))
+    except (*UNRUNNABLE, MutoscopeError):
+        null = Conditioning() if any(c.dropout > 0 for c in model.conditioners) else None
+        return Conditioning(null=null)
+
+
+def _fact(facts: object) -> ConditioningFact:
+    found = [fact for fact in facts if isinstance(fact, ConditioningFact)]  # type: ignore[attr-defined]
+    return found[0] if found else ConditioningFact()
+
+
+# Shapes
+
+
+def _image(stage: Stage) -> Task:
+    shape = (1, *stage.whole.clip.size)
+    return _shaped(stage, "image", shape, "one frame")
+
+
+def _durations(stage: Stage) -> Task:
+    clip = stage.whole.clip
+    exact = [n for n in range(1, REACH * clip.frames + 1) if n != clip.frames and _exact(stage, (n, *clip.size))]
+    other = next((n for n in exact if n > clip.frames), 2 * clip.frames)
+    few = ", ".join(map(str, [n for n in exact if n > 1][:4]))
+    return _shaped(stage, "other durations", (other, *clip.size), f"{few or other} frames, say")
+
+
+def _sizes(stage: Stage) -> Task:
+    rows, columns = stage.whole.clip.size
+    shape = (stage.whole.clip.frames, rows, 2 * columns)
+    return _shaped(stage, "other sizes", shape, f"{rows} x {2 * columns}, say")
+
+
+def _shaped(stage: Stage, task: str, shape: tuple[int, int, int], example: str) -> Task:
+    """Whether video of a shape can be asked for: whether all parts run at it."""
+    whole = covering(stage.whole.autoencoder, stage.whole.patchifier, shape)
+    said = f"{shape[0]} frames of {shape[1]} x {shape[2]}"
+    if whole is None:
+        return Task(
+            task, False, f"{stage.whole.autoencoder.name} and {stage.whole.patchifier.name} have no grid for {said}"
+        )
+    stuck = _stuck(stage, shape)
+    if stuck:
+        return Task(task, False, f"{stuck} does not run on {said}")
+    if whole == shape:
+        return Task(task, True, example)
+    return Task(task, True, f"{example}; {whole[0]} frames of {whole[1]} x {whole[2]} are sampled and trimmed")
+
+
+def _exact(stage: Stage, shape: tuple[int, int, int]) -> bool:
+    return covering(stage.whole.autoencoder, stage.whole.patchifier, shape) == shape
+
+
+def _stuck(stage: Stage, shape: tuple[int, int, int]) -> str | None:
+    """The part that does not run on video of a shape, where it does run on training clips."""
+    model = stage.whole
+    for role in ("denoiser", "autoencoder"):
+        runs = _denoises if role == "denoiser" else _decodes
+        trained = (model.clip.frames, *model.clip.size)
+        if not runs(stage, _at(stage, shape)) and runs(stage, _at(stage, trained)):
+            return getattr(model, role).name
+    return None
+
+
+def _at(stage: Stage, shape: tuple[int, int, int]) -> Facts:
+    """The stage's facts as they would be for clips of a shape."""
+    model, facts = stage.whole, stage.facts
+    grid = model.patchifier.token_grid(model.autoencoder.latent_grid(shape[0], shape[1:]))
+    more: list[object] = [replace(model.clip, frames=shape[0], size=shape[1:])]
+    latent, token = facts.get(LatentFact), facts.get(TokenFact)
+    if latent is not None:
+        more.append(replace(latent, grid=model.patchifier.latent_grid(grid)))
+    if token is not None:
+        more.append(replace(token, grid=grid))
+    return facts.with_(more)
+
+
+def _denoises(stage: Stage, facts: Facts) -> bool:
+    return forward_flops(stage.whole.denoiser, "denoiser", facts) is not None
+
+
+def _decodes(stage: Stage, facts: Facts) -> bool:
+    latents = latent_values(facts, 1)
+    if latents is None:
+        return True
+    try:
+        with torch.no_grad():
+            stage.whole.autoencoder.decode(latents)
+    except UNRUNNABLE:
+        return False
+    return True
+
+
+def _conditioners(models: Sequence[Model]) -> list[str]:
+    return [c.name for model in models for c in model.conditioners]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(dict.fromkeys(names)) or "none"
