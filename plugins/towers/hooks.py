@@ -8,4 +8,6 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
-    return []
+    from mutoscope.plugins.towers.lpips import Lpips
+
+    return [Lpips]
