@@ -92,14 +92,14 @@ class Bench:
         given = [_chosen(parameter, self.facts) for parameter in _positional(self.part)]
         settings = dict(self.part.tiny)
         lent = self.facts.with_(self.part.lend(self.facts))
-        for name, default in _nested(self.part):
-            said = settings.get(name, default)
-            if isinstance(said, Nested) and self.nested is not None:
-                settings[name] = self.nested(said, lent)
-            elif isinstance(said, dict) and any(isinstance(v, Nested) for v in said.values()) and self.nested:
-                settings[name] = {k: self.nested(v, lent) for k, v in said.items()}
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
+            for name, default in _nested(self.part):
+                said = settings.get(name, default)
+                if isinstance(said, Nested) and self.nested is not None:
+                    settings[name] = self.nested(said, lent)
+                elif isinstance(said, dict) and any(isinstance(v, Nested) for v in said.values()) and self.nested:
+                    settings[name] = {k: self.nested(v, lent) for k, v in said.items()}
             return self.part(*given, **settings)
 
     def stirred(self, seed: int = 0) -> Any:

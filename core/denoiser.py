@@ -6,6 +6,7 @@ Families differ in how much noise one call removes. That is a capability: an abs
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -74,12 +75,26 @@ class OneStepDenoiser(Denoiser):
     def forward(self, noise: dict[str, Tensor], canvas: Tokens, conditioning: Conditioning) -> Tensor:
         """The sample, B N D."""
 
+    def explained(
+        self, noise: dict[str, Tensor], canvas: Tokens, conditioning: Conditioning
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The sample, and scalars by name that an objective may weigh (`mask`, ...); none by default.
+
+        A part that gives some lists `explained` among its entries.
+        """
+        return self(noise, canvas, conditioning), {}
+
     if TYPE_CHECKING:
         __call__ = forward
 
 
 class FrameDenoiser(Denoiser):
-    """Predicts the next frame from those before it: recurrent."""
+    """Predicts the next frame from those before it: recurrent.
+
+    reads: frames that it takes in before it predicts any; what it gives for those is not meant.
+    """
+
+    reads: int = 0
 
     @abstractmethod
     def begin(self, canvas: Tokens, conditioning: Conditioning) -> Any:
@@ -87,7 +102,15 @@ class FrameDenoiser(Denoiser):
 
     @abstractmethod
     def forward(self, frame: Tensor | None, state: Any, t: int, conditioning: Conditioning) -> tuple[Tensor, Any]:
-        """Raw output for frame t, B N output_width, and the next state. frame: t - 1's tokens B N D, None at the start."""
+        """Raw output for frame t, B N output_width, and the next state. frame: t - 1's tokens B N D, None at the start
+        and where it is to go on without looking."""
+
+    def recalled(self, state: Any, conditioning: Conditioning) -> dict[int, Tensor]:
+        """Raw outputs for frames that it has read, by number, remade from its state; none by default.
+
+        A part that gives some lists `recalled` among its entries.
+        """
+        return {}
 
     if TYPE_CHECKING:
         __call__ = forward

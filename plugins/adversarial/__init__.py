@@ -1,0 +1,1 @@
+"""Adversarial generation: generators of one step, and discriminators."""

@@ -1,0 +1,20 @@
+"""The parts of adversarial generation."""
+
+from __future__ import annotations
+
+from mutoscope.core.component import Component
+from mutoscope.core.plugin import hookimpl
+
+
+@hookimpl
+def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.adversarial.adversarial import Adversarial
+    from mutoscope.plugins.adversarial.at_once import AtOnce
+    from mutoscope.plugins.adversarial.conv3d import Conv3d
+    from mutoscope.plugins.adversarial.mocogan import Mocogan
+    from mutoscope.plugins.adversarial.one_step import OneStep
+    from mutoscope.plugins.adversarial.patches import PatchFrames, PatchVideo
+    from mutoscope.plugins.adversarial.vgan import Vgan, VganImage
+
+    generators = [AtOnce, Vgan, VganImage, Mocogan]
+    return [Adversarial, OneStep, *generators, Conv3d, PatchFrames, PatchVideo]

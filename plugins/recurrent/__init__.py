@@ -1,0 +1,1 @@
+"""Recurrent generation: the next frame from those before it."""
