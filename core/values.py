@@ -112,11 +112,13 @@ class Tokens:
         return self.with_values(rearrange(grid, pattern))
 
     def per_token(self, x: Tensor) -> Tensor:
-        """Spreads one entry per clip over its tokens: K ... -> B N ... (B 1 ... when regular); padding gets zeros."""
+        """Spreads one entry per clip over its tokens: K ... -> B N ... (B 1 ... when regular).
+
+        Padding gets the first clip's, so that nothing there divides by zero.
+        """
         if self.regular:
             return x[:, None]
-        padded = torch.cat([torch.zeros_like(x[:1]), x])
-        return padded[self.clip]
+        return x[(self.clip - 1).clamp(min=0)]
 
     def per_row(self, x: Tensor) -> Tensor:
         """Gathers the entries of the clips of each row: K ... -> B E ... (B 1 ... when regular); for none the first."""

@@ -95,9 +95,20 @@ class Feed:
         if not self.latents or batch.video is None:
             return batch
         if isinstance(batch.video, tuple):
-            coded = tuple(self.model.autoencoder.encode(clip[None]).clips()[0] for clip in batch.video)
-            return replace(batch, latents=Latents(coded, ids=coded[0].ndim == 3), video=None)
+            return replace(batch, latents=self._encoded_sizes(batch.video), video=None)
         return replace(batch, latents=self.model.autoencoder.encode(batch.video), video=None)
+
+    def _encoded_sizes(self, video: Sequence[Tensor]) -> Latents:
+        """Latents of clips of several sizes, those of one size encoded together."""
+        sizes: dict[torch.Size, list[int]] = {}
+        for i, clip in enumerate(video):
+            sizes.setdefault(clip.shape, []).append(i)
+        coded: dict[int, Tensor] = {}
+        ids = False
+        for members in sizes.values():
+            latents = self.model.autoencoder.encode(torch.stack([video[i] for i in members]))
+            ids, coded = latents.ids, coded | dict(zip(members, latents.clips(), strict=True))
+        return Latents(tuple(coded[i] for i in range(len(video))), ids)
 
     def _fill(self, most: int, stop: Callable[[], bool]) -> Cache | None:
         """The cache of every clip that this phase will see, or None where it would be too large."""
@@ -111,10 +122,10 @@ class Feed:
                 if i + 1 < len(blocks):
                     ahead = worker.submit(self.dataset.batch, "train", blocks[i + 1])
                 coded = self._encoded(batch.to(self.device))
-                if coded.latents is None or coded.latents.mixed:
+                if coded.latents is None:
                     return None
-                values = coded.latents.values
-                if i == 0 and values.numel() * values.element_size() * len(blocks) > most:  # type: ignore[union-attr]
+                held = sum(clip.numel() * clip.element_size() for clip in coded.latents.clips())
+                if i == 0 and held * len(blocks) > most:
                     return None
                 kept.append(coded)
                 if stop():
@@ -135,20 +146,22 @@ class Cache:
         first = blocks[0]
         assert first.latents is not None
         self.ids = first.latents.ids
-        self.values = torch.cat([b.latents.values for b in blocks])  # type: ignore[union-attr]
+        clips = [clip for b in blocks if b.latents is not None for clip in b.latents.clips()]
+        self.values = clips if first.latents.mixed else torch.stack(clips)
         self.prompts = None if first.prompt is None else np.array([p for b in blocks for p in b.prompt or ()], object)
         self.labels = _stacked([b.label for b in blocks])
         self.actions = _stacked([b.actions for b in blocks])
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         rows = self.row[list(numbers)]
-        at = torch.from_numpy(rows).to(self.values.device)
+        at = torch.from_numpy(rows).to(self.values[0].device)
+        values = tuple(self.values[i] for i in rows.tolist()) if isinstance(self.values, list) else self.values[at]
         return Batch(
             prompt=None if self.prompts is None else tuple(self.prompts[rows]),
             label=None if self.labels is None else self.labels[at],
             actions=None if self.actions is None else self.actions[at],
             clips=tuple(numbers),
-            latents=Latents(self.values[at], self.ids),
+            latents=Latents(values, self.ids),
         )
 
 

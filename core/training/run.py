@@ -139,13 +139,12 @@ class Training:
         descent, steps = phase.descent, phase.descent.steps or 0
         spent = self.position.spent.setdefault(phase.name, {"seconds": 0.0, "samples": 0, "tokens": 0})
         started, before = time.monotonic(), spent["seconds"]
-        tokens = self._tokens(phase) if phase.learn == "denoiser" else 0
         for micros in feed.from_step(self.position.step):
             reach("step.begin")
             log = turns.step(self.position.step, micros)
             self.position.step += 1
             spent["samples"] += descent.batch
-            spent["tokens"] += descent.batch * tokens
+            spent["tokens"] += self._tokens(phase, micros) if phase.learn == "denoiser" else 0
             spent["seconds"] = before + time.monotonic() - started
             done = self.position.step == steps
             if self.position.step % descent.log_every == 0 or self.position.step == 1 or done:
@@ -278,10 +277,15 @@ class Training:
             if len(numbers):
                 yield self.plan.dataset.batch("train", list(numbers)).to(self.processes.device)
 
-    def _tokens(self, phase: Phase) -> int:
-        """Tokens of a training clip, of the largest where sizes mix."""
+    def _tokens(self, phase: Phase, micros: list[tuple[range, Batch]]) -> int:
+        """Tokens of the clips of a step; where sizes mix, other processes' clips are taken to be like this one's."""
         model = self.stages[phase.stage]
-        return model.patchifier.token_grid(model.autoencoder.latent_grid(model.clip.frames, model.clip.size)).cells
+        if model.clip.mixed:
+            latents = [batch.latents for _, batch in micros if batch.latents is not None]
+            grids = [grid for each in latents for grid in each.grids()]
+            return self.processes.count * sum(model.patchifier.token_grid(grid).cells for grid in grids)
+        latent = model.autoencoder.latent_grid(model.clip.frames, model.clip.size)
+        return phase.descent.batch * model.patchifier.token_grid(latent).cells
 
 
 def train(
