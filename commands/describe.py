@@ -37,6 +37,8 @@ def run(
     for phase in told["phases"]:
         typer.echo(f"{phase['name']}: {phase['steps']} steps of {count(phase['flops_per_step'])} FLOPs")
     typer.echo(f"sampling {count(told['sampling_flops'])} FLOPs per clip")
+    if told["cache"]:
+        typer.echo(f"cache {told['cache'] / 2**20:.1f} MiB of keys and values per clip")
     for word in ("published", "counted"):
         if told.get(word):
             typer.echo(f"{word}: {told[word]}")

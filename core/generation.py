@@ -12,7 +12,7 @@ from mutoscope.core.errors import InputError
 from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Precision
-from mutoscope.core.values import Batch, Grid
+from mutoscope.core.values import Batch, Conditioning, Grid, Tokens
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,33 @@ def _sampled(
     grid = legal_grid(model, frames, size)
     canvas = model.patchifier.canvas([grid] * len(batch), model.device)
     conditioning = model.embed(batch, draw)
-    tokens = model.sampler.sample(model.denoiser, canvas, conditioning, draw)
-    video = model.autoencoder.decode(model.patchifier.unpatchify(tokens))
+    video = _best(model, canvas, conditioning, draw, batch)
     made = tuple(video.shape[-3:])
     asked = (frames, *size)
     if made == asked:
         return video, ()
     note = f"sampled {made[0]} frames of {made[1]} x {made[2]}, the smallest that covers the request; trimmed to {asked[0]} of {asked[1]} x {asked[2]}"
     return video[..., : asked[0], : asked[1], : asked[2]], (note,)
+
+
+def _best(model: Model, canvas: Tokens, conditioning: Conditioning, draw: Draw, batch: Batch) -> Tensor:
+    """The decoded sample of each clip, of several candidates the one that the sampler likes best."""
+
+    def sampled(draw: Draw) -> Tensor:
+        tokens = model.sampler.sample(model.denoiser, canvas, conditioning, draw)
+        return model.autoencoder.decode(model.patchifier.unpatchify(tokens))
+
+    if model.sampler.candidates == 1:
+        return sampled(draw)
+    best = sampled(draw.at(0))
+    highest = model.sampler.scores(best, batch)
+    for i in range(1, model.sampler.candidates):
+        video = sampled(draw.at(i))
+        score = model.sampler.scores(video, batch)
+        better = score > highest
+        best = torch.where(better.view(-1, *[1] * (best.ndim - 1)), video, best)
+        highest = torch.maximum(highest, score)
+    return best
 
 
 def autocast(device: torch.device, precision: Precision):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from mutoscope.core.component import Component
 from mutoscope.core.denoiser import Denoiser
 from mutoscope.core.randomness import Draw
-from mutoscope.core.values import Conditioning, Tokens
+from mutoscope.core.values import Batch, Conditioning, Tokens
 
 
 class Sampler(Component, nn.Module, ABC):
@@ -21,6 +21,8 @@ class Sampler(Component, nn.Module, ABC):
 
     role: ClassVar[str] = "sampler"
     accepts: ClassVar[type] = Denoiser
+    candidates: int = 1
+    """Clips sampled for each one asked for; the verb keeps the one that `scores` likes best."""
 
     @abstractmethod
     def sample(self, denoiser: Any, canvas: Tokens, conditioning: Conditioning, draw: Draw) -> Tokens:
@@ -28,4 +30,13 @@ class Sampler(Component, nn.Module, ABC):
 
     @abstractmethod
     def calls(self, canvas: Tokens) -> int:
-        """Network calls per clip, both halves of a guided call counted."""
+        """Network calls per clip, both halves of a guided call counted; of all candidates."""
+
+    def caches(self) -> int:
+        """Caches of a denoiser that it keeps at a time: 0 where it has no use for one."""
+        return 0
+
+    def scores(self, video: Tensor, batch: Batch) -> Tensor:
+        """How well each decoded clip, B C T H W, answers what was asked: B numbers. Asked for where candidates are
+        more than one."""
+        raise NotImplementedError(f"{type(self).__name__} does not choose among candidates")

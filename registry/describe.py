@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from mutoscope.core.denoiser import TokenDenoiser
 from mutoscope.core.errors import WorkError
 from mutoscope.core.training.plan import Phase
 from mutoscope.registry.assembly import Assembled, assemble, phase_cost
 from mutoscope.registry.building import HOST
 from mutoscope.registry.catalog import Catalog
-from mutoscope.registry.counting import StepCost, forward_flops, sampling_flops
+from mutoscope.registry.counting import StepCost, forward_flops, sampling_flops, token_canvas
 from mutoscope.registry.recipe import Recipe
 from mutoscope.registry.stages import Stage
 from mutoscope.registry.training import taught
@@ -31,8 +32,8 @@ def describe(recipe: Recipe, catalog: Catalog, seed: int | None = None) -> dict[
     without data. `stages` of a cascade; `tokens` of a training clip, of all stages together;
     `training_flops_per_step`, forward and backward, of the last phase that teaches a denoiser, else of the last;
     `sampling_flops` of one clip with guidance and decoding; `phases`; `memory`, an estimate in bytes of training the
-    most demanding phase; `published`, as the recipe says, and `counted` over the same parts. Raises InputError on a
-    recipe that does not fit.
+    most demanding phase; `cache`, bytes of keys and values at the end of sampling one clip; `published`, as the recipe
+    says, and `counted` over the same parts. Raises InputError on a recipe that does not fit.
     """
     assembled = assemble(recipe, catalog, device="meta", seed=seed)
     stages = {stage.name: stage for stage in assembled.stages}
@@ -55,6 +56,7 @@ def describe(recipe: Recipe, catalog: Catalog, seed: int | None = None) -> dict[
         "sampling_flops": sum(spent for spent in sampled if spent is not None) if None not in sampled else None,
         "phases": [_phase(phase, costs[phase.name]) for phase in assembled.plan.phases],
         "memory": _memory(assembled, costs),
+        "cache": max((_cache(stage) for stage in assembled.stages), default=0),
         "published": published,
         "counted": _counted(published, parts) if isinstance(published, Mapping) else None,
     }
@@ -106,6 +108,14 @@ def _sampling(stage: Stage, parts: Mapping[str, Mapping[str, Any]]) -> int | Non
         return None
     denoiser = f"{stage.name}.denoiser" if stage.name else "denoiser"
     return sampling_flops(stage.whole, stage.facts, parts[denoiser]["flops"])
+
+
+def _cache(stage: Stage) -> int:
+    """Bytes that a sampler keeps of one clip in the denoiser's cache, for both halves of a guided call; 0 without."""
+    if stage.whole.lacks() or not isinstance(stage.whole.denoiser, TokenDenoiser):
+        return 0
+    canvas = token_canvas(stage.whole, 1)
+    return stage.whole.denoiser.cache_bytes(canvas) * stage.whole.sampler.caches()
 
 
 def _stage(stage: Stage, spent: int | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from mutoscope.core.plugin import hookimpl
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.autoencoders.causal_kl import CausalKl
+    from mutoscope.plugins.autoencoders.dvae import Dvae, LogitLaplace
     from mutoscope.plugins.autoencoders.elbo import Elbo
     from mutoscope.plugins.autoencoders.fsq import Fsq
     from mutoscope.plugins.autoencoders.identity import Identity
@@ -20,8 +21,10 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.autoencoders.reconstruction import ReconstructionObjective
     from mutoscope.plugins.autoencoders.vae import Vae
     from mutoscope.plugins.autoencoders.videogpt_vq import VideogptVq
+    from mutoscope.plugins.autoencoders.vit_vqgan import VitVqgan
     from mutoscope.plugins.autoencoders.vq import Vq
     from mutoscope.plugins.autoencoders.vqgan import Vqgan
 
     pictures = [Kl, Vq, Vae, Elbo, Patch, PerceptualAdversarial]
-    return [*pictures, Identity, CausalKl, ReconstructionObjective, Fsq, Lfq, Palette, VideogptVq, Vqgan]
+    tokens = [Fsq, Lfq, Palette, VideogptVq, Vqgan, VitVqgan, Dvae, LogitLaplace]
+    return [*pictures, Identity, CausalKl, ReconstructionObjective, *tokens]

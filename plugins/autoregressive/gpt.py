@@ -21,10 +21,11 @@ from mutoscope.plugins.autoregressive.stream import Told, check_room, predicting
 class Gpt(TokenDenoiser):
     """The decoder of GPT-2 and GPT-3 over visual ids, in one stream after the prompt's features.
 
-    Radford et al. 2019, sec. 2.3; Brown et al. 2020, sec. 2.1: pre-norm blocks, learned positions, one matrix for ids and softmax, residual branches initialised by depth; layers alternate dense and locally banded
-    attention, dense first. The band and its parity are unpublished. A prompt is features of any conditioner, a row
-    each; its padding has learned vectors, one per place. A pooled vector is the start row. Under an objective with
-    holes the same network sees both ways.
+    Radford et al. 2019, sec. 2.3; Brown et al. 2020, sec. 2.1: pre-norm blocks, learned positions, one matrix for ids
+    and softmax, residual branches initialised by depth; layers alternate dense and locally banded attention, dense
+    first. The band and its parity are unpublished. A prompt is features of any conditioner, a row each; its padding has
+    learned vectors, one per place. A pooled vector is the start row. Under an objective with holes the same network
+    sees both ways.
 
     mlp: hidden width of the feed-forward layer over the width. band: rows that a row of every second layer sees, itself
     included; 0 makes all layers dense.

@@ -57,5 +57,8 @@ class Raster(Sampler):
                 ids[:, n] = torch.where(where[:, n], known[:, n], ids[:, n])
         return canvas.with_values(ids)
 
+    def caches(self) -> int:
+        return calls_per_guess(self.guidance) if self.cached else 0
+
     def calls(self, canvas: Tokens) -> int:
         return canvas.grids[0].cells * calls_per_guess(self.guidance)
