@@ -22,7 +22,7 @@ class Dropping(NamedTuple):
     """Rates of dropped tokens.
 
     way: `constant`, every clip loses the share `rate`; `beta`, a clip loses `most` times a number from a Beta
-    distribution, `rate` on average; `size`, from `least` for the shortest clip to `most` for the longest, with a jitter;
+    distribution, `rate` on average; `size`, from `least` for the shortest clip to `most` for the longest, jittered;
     `schedule`, from `least` to `most` over training, half way at step `middle`, within about four times `span` steps;
     a negative span falls.
     """

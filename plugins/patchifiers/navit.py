@@ -18,8 +18,8 @@ from mutoscope.core.settings import Count, Cube, Share
 from mutoscope.core.values import Grid, Latents, Tokens
 from mutoscope.plugins.patchifiers.dropping import Dropping, Way
 
-ROW = 4
-"""Tokens of a row, in clips of the largest size: so long that rows waste under 2%, where a batch has some 32 clips."""
+ROW = 2
+"""Tokens of a row, in clips of the largest size: longer rows waste less and attend to more in vain."""
 
 
 @final
@@ -31,8 +31,8 @@ class Navit(Patchifier):
     of one size that lose no token are not packed: one clip per row, as `spacetime` cuts them. Cells that were dropped
     come back as zeros.
 
-    size: frames, rows, columns of latent cells per token. length: most tokens of a row; by default four times those of
-    the largest training clip. drop: how a clip's share of dropped tokens is found: `constant` (drop_rate), `beta`
+    size: frames, rows, columns of latent cells per token. length: most tokens of a row; by default twice those of the
+    largest training clip. drop: how a clip's share of dropped tokens is found: `constant` (drop_rate), `beta`
     (drop_rate on average, at most drop_most), `size` (drop_least for the smallest clip to drop_most for the largest),
     or `schedule` (from drop_least to drop_most over training). drop_middle, drop_span: the step at which the schedule
     is half way, and its width in steps; a negative width falls.

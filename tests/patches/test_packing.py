@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mutoscope.benchmarks.speed.packing import Work, measure
 from mutoscope.core.checks import Straight
 from mutoscope.core.facts import ConditioningFact, LatentFact, TokenFact
 from mutoscope.core.objective import Objective
@@ -47,11 +48,11 @@ def test_every_clip_is_in_one_row(seed: int) -> None:
 def test_padding_is_under_two_percent() -> None:
     """Over batches of 32 clips of mixed duration, size and aspect."""
     sizes = [Grid(t, h, w) for t in (1, 3, 5) for h, w in ((4, 4), (4, 6), (6, 4), (8, 8))]
-    chance = np.random.default_rng(0)
+    part, chance = Navit(replace(LATENT, grid=Grid(5, 8, 8)), size=(1, 1, 1)), np.random.default_rng(0)
     padding = total = 0
     for _ in range(40):
         grids = [sizes[i] for i in chance.integers(0, len(sizes), 32)]
-        clip = pack(grids, 4 * max(g.cells for g in sizes)).canvas.clip
+        clip = part.canvas(grids).clip
         padding, total = padding + int((clip == 0).sum()), total + clip.numel()
     assert padding / total < 0.02
 
@@ -294,3 +295,14 @@ def test_mixed_sizes_train_and_sample(drop: str, tmp_path: Path) -> None:
     model = load(tmp_path / "run", catalog=catalog)
     for frames, size in ((5, (16, 16)), (1, (24, 16)), (9, (8, 32))):
         assert model.generate("a red circle moves left", frames=frames, size=size).shape == (1, 3, frames, *size)
+
+
+def test_speed_is_measured_on_the_same_tokens() -> None:
+    told = measure(Work(width=16, depth=1, heads=2, batch=8, steps=1))
+    assert told["padding"]["packed"] < 0.1 < told["padding"]["padded"]
+    assert told["ratio"] == told["tokens_per_second"]["packed"] / told["tokens_per_second"]["padded"]
+
+
+@pytest.mark.slow
+def test_packing_pays() -> None:
+    assert measure(Work())["ratio"] >= 1.8
