@@ -1,4 +1,4 @@
-"""The parts of this folder."""
+"""Metrics of any data: distances between sets of clips, and pixels."""
 
 from __future__ import annotations
 
@@ -8,4 +8,8 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
-    return []
+    from mutoscope.plugins.metrics.frechet import Frechet
+    from mutoscope.plugins.metrics.kernel import Kernel
+    from mutoscope.plugins.metrics.pixel import Pixel
+
+    return [Kernel, Frechet, Pixel]

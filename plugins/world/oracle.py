@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from mutoscope.plugins.world.drawing import CODES, REACH, background, coverage
-from mutoscope.plugins.world.state import BAR, COLOURS, DIRECTIONS, PALETTE, RADII, SHAPES, SPEEDS, WALL
+from mutoscope.plugins.world.state import BACKGROUND, BAR, COLOURS, DIRECTIONS, PALETTE, RADII, SHAPES, SPEEDS, WALL
 
 FAINTEST = 0.12
 """Share of colour below which a pixel counts as background."""
@@ -24,6 +24,10 @@ SMALLEST = 0.35 * np.pi * (0.7 * RADII[0]) ** 2
 """Area of the smallest piece that counts, in squared frame heights."""
 FARTHEST = 0.3
 """Longest way of a track between two frames, in frame heights."""
+HIDDEN = 0.97
+"""Share of a track's largest area below which what touches a bar is partly behind it."""
+DARKER = (BACKGROUND[0] - WALL[0]) / (BACKGROUND[0] - BAR[0])
+"""Contrast of a wall, in that of a bar."""
 SLOW, FAST = sorted(SPEEDS.values())
 STILL = SLOW / 2
 """World units per second below which a thing does not move."""
@@ -33,7 +37,8 @@ STILL = SLOW / 2
 class Track:
     """One thing as read. positions: T 2 (y, x) in frame heights, nan where unseen; whole: T, seen and cut by nothing.
 
-    overlap: by shape, the soft intersection over union with its template, mean over frames. velocity: world units per
+    overlap: by shape, the soft intersection over union with its template, mean over frames; overlaps: the same of every
+    frame it is told from, T, nan elsewhere. velocity: world units per
     second, of the line through the whole frames; first: the same of the first third of them.
     """
 
@@ -42,6 +47,7 @@ class Track:
     areas: np.ndarray
     whole: np.ndarray
     overlap: dict[str, float] = field(default_factory=dict)
+    overlaps: dict[str, np.ndarray] = field(default_factory=dict)
     velocity: np.ndarray = field(default_factory=lambda: np.full(2, np.nan))
     first: np.ndarray = field(default_factory=lambda: np.full(2, np.nan))
     residual: float = np.nan
@@ -60,6 +66,12 @@ class Track:
         at = self.whole if self.whole.any() else self.seen
         return float(np.sqrt(np.median(self.areas[at]) / np.pi))
 
+    def shape_within(self, frames: np.ndarray) -> str:
+        """The shape as told from some frames, T booleans; `none` where it cannot be."""
+        told = {name: values[frames & np.isfinite(values)] for name, values in self.overlaps.items()}
+        seen = {name: float(values.mean()) for name, values in told.items() if len(values)}
+        return max(seen, key=lambda name: seen[name]) if seen else "none"
+
     def direction(self, of_first: bool = False) -> str:
         return direction_of(self.first if of_first else self.velocity)
 
@@ -69,10 +81,14 @@ class Track:
 
 @dataclass
 class Reading:
-    """A clip as read: its tracks, longest first. valid: at least one track, and not more than can be told apart."""
+    """A clip as read: its tracks, longest first. valid: at least one track, and not more than can be told apart.
+
+    bar: (from, to) in x of an upright grey bar, in frame heights; None where there is none.
+    """
 
     tracks: list[Track]
     frames: int
+    bar: tuple[float, float] | None = None
 
     @property
     def valid(self) -> bool:
@@ -116,7 +132,7 @@ def read(video: np.ndarray, fps: float = 8.0, ground: str = "plain") -> list[Rea
         kept = [(t, at) for t, at in tracks if t.seen.sum() >= max(2, frames // 4)] if frames > 1 else tracks
         kept.sort(key=lambda pair: (-int(pair[0].seen.sum()), -float(np.nansum(pair[0].areas))))
         tracked += kept
-        readings.append(Reading([t for t, _ in kept], frames))
+        readings.append(Reading([t for t, _ in kept], frames, _bar(kind[clip], alpha[clip])))
     _tell_shapes(tracked, pieces, kind, alpha, rows)
     for track, _ in tracked:
         _fit(track, fps)
@@ -144,8 +160,21 @@ def _mixtures(pixels: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.nd
     return kind, alpha
 
 
+def _bar(kind: np.ndarray, alpha: np.ndarray) -> tuple[float, float] | None:
+    """The columns that are mostly grey in a clip, T H W, with soft edges."""
+    # A faint bar is a fainter wall: both are grey.
+    grey = np.where(kind == len(COLOURS), alpha, np.where(kind > len(COLOURS), alpha * DARKER, 0.0))
+    profile = np.minimum(grey, 1.0).mean((0, 1))
+    columns = np.flatnonzero(profile > 0.4)
+    if not len(columns):
+        return None
+    rows, half = kind.shape[1], profile[max(columns[0] - 1, 0) : columns[-1] + 2].sum() / 2
+    middle = np.average(np.arange(len(profile)) + 0.5, weights=np.where(profile > 0.05, profile, 0))
+    return float((middle - half) / rows), float((middle + half) / rows)
+
+
 def _pieces(kind: np.ndarray, alpha: np.ndarray, rows: int) -> dict[str, np.ndarray]:
-    """Connected pieces of one colour in one frame, as columns: clip, frame, colour, area, y, x, whole, label."""
+    """Connected pieces of one colour in one frame, as columns: clip, frame, colour, area, y, x, whole, near a bar."""
     clips, frames, _, columns = kind.shape
     flat = kind.reshape(clips * frames, rows, columns)
     weight = alpha.reshape(flat.shape)
@@ -158,15 +187,16 @@ def _pieces(kind: np.ndarray, alpha: np.ndarray, rows: int) -> dict[str, np.ndar
         labels[found > 0] = found[found > 0] + count
         count += n
     if not count:
-        names = ("clip", "frame", "colour", "area", "y", "x", "whole")
-        return {name: np.zeros(0, bool if name == "whole" else int) for name in names}
+        names = ("clip", "frame", "colour", "area", "y", "x", "whole", "near")
+        return {name: np.zeros(0, bool if name in ("whole", "near") else int) for name in names}
     frame, y, x = np.nonzero(labels)
     label = labels[frame, y, x]
     mass = weight[frame, y, x]
     total = np.bincount(label, mass, count + 1)
     hidden = ndimage.binary_dilation(flat >= len(COLOURS), structure=neighbours)
-    edge = (y == 0) | (y == rows - 1) | (x == 0) | (x == columns - 1) | hidden[frame, y, x]
+    edge = (y == 0) | (y == rows - 1) | (x == 0) | (x == columns - 1)
     cut = np.bincount(label, edge & (mass > 0.5), count + 1) > 0
+    near = np.bincount(label, hidden[frame, y, x] & (mass > 0.2), count + 1) > 0
     first = np.zeros(count + 1, np.int64)
     first[label] = np.arange(len(label))
     area = total / rows**2
@@ -181,6 +211,7 @@ def _pieces(kind: np.ndarray, alpha: np.ndarray, rows: int) -> dict[str, np.ndar
         "y": ((np.bincount(label, mass * (y + 0.5), count + 1) / safe) / rows)[keep],
         "x": ((np.bincount(label, mass * (x + 0.5), count + 1) / safe) / rows)[keep],
         "whole": ~cut[keep],
+        "near": near[keep],
     }
 
 
@@ -218,7 +249,8 @@ def _track(pieces: dict[str, np.ndarray], colour: int, piece: np.ndarray) -> Tra
     positions[seen, 0], positions[seen, 1] = pieces["y"][piece[seen]], pieces["x"][piece[seen]]
     areas[seen] = pieces["area"][piece[seen]]
     whole = np.zeros(len(piece), bool)
-    whole[seen] = pieces["whole"][piece[seen]]
+    behind = pieces["near"][piece[seen]] & (areas[seen] < HIDDEN * areas[seen].max())
+    whole[seen] = pieces["whole"][piece[seen]] & ~behind
     return Track(COLOURS[colour], positions, areas, whole)
 
 
@@ -247,6 +279,10 @@ def _tell_shapes(
         scores[code] = np.bincount(owner, overlap, len(tracked)) / np.maximum(
             np.bincount(owner, minlength=len(tracked)), 1
         )
+        each = np.full((len(tracked), kind.shape[1]), np.nan)
+        each[owner, [f for _, f in used]] = overlap
+        for (track, _), values in zip(tracked, each, strict=True):
+            track.overlaps[name] = values
     for i, (track, _) in enumerate(tracked):
         track.overlap = {name: float(scores[code, i]) for code, name in enumerate(SHAPES)}
 
