@@ -33,10 +33,12 @@ class Latents:
     """What an autoencoder makes of a video.
 
     values: B C T H W, or B T H W integers when `ids`; a tuple of the same without B, one per clip, when sizes mix.
+    spread: deviation of the posterior around them, B C T H W, where a denoiser is to learn from draws of it; else None.
     """
 
     values: Tensor | tuple[Tensor, ...]
     ids: bool = False
+    spread: Tensor | None = None
 
     @property
     def mixed(self) -> bool:

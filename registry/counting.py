@@ -233,9 +233,12 @@ def _discriminator_pass(part: Discriminator, facts: Facts) -> Callable[[int], An
     field = facts.get(FieldFact)
     if field is None:
         return None
-    return lambda clips: part(
-        torch.empty(clips, field.channels, field.frames, *field.size, device=META), meta_conditioning(facts, clips)
-    )
+
+    def run(clips: int) -> Any:
+        grid = torch.empty(clips, field.channels, field.frames, *field.size, device=META)
+        return part(part.view(grid, _draw(clips)), meta_conditioning(facts, clips))
+
+    return run
 
 
 def _denoiser_pass(part: Denoiser, facts: Facts) -> Callable[[int], Any] | None:

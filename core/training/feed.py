@@ -148,6 +148,7 @@ class Cache:
         self.ids = first.latents.ids
         clips = [clip for b in blocks if b.latents is not None for clip in b.latents.clips()]
         self.values = clips if first.latents.mixed else torch.stack(clips)
+        self.spread = _stacked([b.latents.spread if b.latents else None for b in blocks])
         self.prompts = None if first.prompt is None else np.array([p for b in blocks for p in b.prompt or ()], object)
         self.labels = _stacked([b.label for b in blocks])
         self.actions = _stacked([b.actions for b in blocks])

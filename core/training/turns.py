@@ -17,7 +17,7 @@ from mutoscope.core.randomness import Draw
 from mutoscope.core.training.descent import Average, clip_gradients, learning_rate, make_optimizer
 from mutoscope.core.training.distribution import Processes
 from mutoscope.core.training.plan import Descent, Phase
-from mutoscope.core.values import Batch, Conditioning, Example
+from mutoscope.core.values import Batch, Conditioning, Example, Latents
 
 LEARNER = "learner"
 
@@ -108,7 +108,7 @@ class Turns:
         if self.phase.learn != "denoiser":
             return Example(None, Conditioning(), batch)
         assert batch.latents is not None
-        tokens = self.model.patchifier.patchify(batch.latents, draw)
+        tokens = self.model.patchifier.patchify(_drawn(batch.latents, draw), draw)
         return Example(tokens, self.model.embed(batch, draw, keep=True), batch)
 
     def _synchronise(self, turn: str, last: bool) -> None:
@@ -143,6 +143,14 @@ class Turns:
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
+
+
+def _drawn(latents: Latents, draw: Draw) -> Latents:
+    """Latents drawn anew from their posterior, where its spread is known."""
+    values, spread = latents.values, latents.spread
+    if spread is None or isinstance(values, tuple):
+        return latents
+    return Latents(values + spread * draw.normal("posterior", *values.shape[1:]), latents.ids)
 
 
 class _Own(nn.Module):
