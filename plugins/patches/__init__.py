@@ -1,0 +1,1 @@
+"""Vision transformers over patches and tubelets, and masked training."""
