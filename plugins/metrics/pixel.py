@@ -26,9 +26,10 @@ class Pixel(Metric):
     """Peak signal-to-noise ratio and structural similarity of reconstructions, each the mean over a clip's frames.
 
     psnr: decibels, of the mean squared error over a whole frame; 100 at most. ssim: Wang et al. 2004, eq. 13, with a
-    Gaussian window, where it fits whole in the frame, mean over colours.
+    Gaussian window around every pixel, the frame mirrored at its edges, mean over colours.
 
-    window: side of the window in pixels, odd; a smaller frame takes the largest that fits. sigma: its deviation.
+    window: side of the window in pixels, odd; a frame too small to be mirrored for it takes the largest that is not.
+    sigma: its deviation.
     """
 
     name = "pixel"
@@ -62,7 +63,7 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 
 def ssim(made: Tensor, real: Tensor, window: int = 11, sigma: float = 1.5, at_once: int = 64) -> Tensor:
     """B: mean over the frames of B C T H W, float64."""
-    side = min(window, *(s - 1 + s % 2 for s in real.shape[-2:]))
+    side = min(window, 2 * min(real.shape[-2:]) - 1)
     means = []
     for x, y in zip(made.split(at_once), real.split(at_once), strict=True):
         frames = [rearrange(v.double(), "b c t h w -> (b t) c h w") for v in (x, y)]
@@ -78,7 +79,8 @@ def _similarity(x: Tensor, y: Tensor, side: int, sigma: float) -> Tensor:
     weights = weights / weights.sum()
 
     def blurred(image: Tensor) -> Tensor:
-        across = F.conv2d(image, weights.view(1, 1, 1, -1).expand(channels, 1, 1, side), groups=channels)
+        mirrored = F.pad(image, [side // 2] * 4, mode="reflect")
+        across = F.conv2d(mirrored, weights.view(1, 1, 1, -1).expand(channels, 1, 1, side), groups=channels)
         return F.conv2d(across, weights.view(1, 1, -1, 1).expand(channels, 1, side, 1), groups=channels)
 
     mx, my = blurred(x), blurred(y)

@@ -1,4 +1,4 @@
-"""The parts of this folder."""
+"""Towers: networks that look at video."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.towers.image_tower import ImageTower
     from mutoscope.plugins.towers.lpips import Lpips
 
-    return [Lpips]
+    return [ImageTower, Lpips]
