@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ USES = {
     "discriminator": [],
 }
 """How `quickstart` is told to use a part of each role; not at all where it has none of that role."""
+
+TAKEN = ("type", "weights", "frozen", "mutoscope", "torch", "numpy", "einops", "pluggy", "pytest", "conftest")
+"""Keys of every part, and modules that a file of the name would hide."""
 
 
 def run(
@@ -64,7 +68,7 @@ def check_names(role: str, name: str) -> None:
     plain = name.isascii() and name.isidentifier() and name == name.lower() and name[0] != "_"
     if not plain or len(name) > 60:
         raise InputError(field="name", problem="a part is called by one word", got=name, allowed=rule)
-    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in ("type", "weights", "frozen"):
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in TAKEN:
         raise InputError(field="name", problem="is a word of Python's or of every recipe's; choose another", got=name)
 
 
@@ -92,5 +96,8 @@ def _template(file: str) -> str:
 
 
 def _named(text: str, name: str) -> str:
+    """A template under another name. Its class is called like the part, unless the template uses that word."""
     camel = "".join(word.capitalize() for word in name.split("_"))
-    return text.replace("my_part", name).replace("MyPart", camel or name.capitalize())
+    if camel in re.findall(r"\w+", text):
+        camel += "Part"
+    return text.replace("my_part", name).replace("MyPart", camel)

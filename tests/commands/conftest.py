@@ -14,6 +14,7 @@ import torch
 
 from mutoscope.commands.main import main
 from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.loading import Loader
 from mutoscope.registry.recipe import load_recipe
 from mutoscope.registry.runs import train_recipe
 
@@ -81,19 +82,21 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_load() -> Iterator[None]:
-    """Loading the environment's plugins takes a second; without further files the result is always the same."""
-    load, kept = Catalog.load, []
+    """Loading the environment's plugins takes a second and always gives the same."""
+    load, kept = Loader.load_installed, []
 
-    def once(plugins: Any = (), strict: bool = False, entries: Any = None) -> Catalog:
-        if plugins or strict or entries is not None:
-            return load(plugins, strict, entries)
+    def once(loader: Loader, entries: Any = None) -> None:
+        if entries is not None or loader.strict:
+            load(loader, entries)
+            return
         if not kept:
-            kept.append(load())
-        return kept[0]
+            load(loader)
+            kept.extend([list(loader.plugins), list(loader.failures), dict(loader._owners)])
+        loader.plugins, loader.failures, loader._owners = list(kept[0]), list(kept[1]), dict(kept[2])
 
-    Catalog.load = once  # type: ignore[method-assign]
+    Loader.load_installed = once  # type: ignore[method-assign]
     yield
-    Catalog.load = load  # type: ignore[method-assign]
+    Loader.load_installed = load  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from mutoscope.core.model import Model
 from mutoscope.core.storage.weights import load_tensors, save_tensors
 from mutoscope.registry.assembly import assemble
 from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.contract import settings_of
 from mutoscope.registry.recipe import load_recipe
+from mutoscope.registry.wording import plain
 
 PROMPT = "a red circle moves left"
 
@@ -58,9 +60,9 @@ def test_every_part_has_a_folder_with_all_its_settings(saved: Path):
         assert sorted(p.name for p in (saved / part).iterdir()) == ["config.json", "model.safetensors"]
     config = json.loads((saved / "denoiser" / "config.json").read_text())
     assert (config["role"], config["type"], config["origin"]) == ("denoiser", "dit", "mutoscope")
-    assert config["settings"] == {
-        "width": 16, "depth": 2, "heads": 2, "mlp": 4.0, "positions": "rotary", "prompt": "cross",
-    }  # fmt: skip
+    dit = Catalog.load().classes("denoiser")["dit"]
+    defaults = {s.name: plain(s.default) for s in settings_of(dit)}
+    assert config["settings"] == {**defaults, "width": 16, "depth": 2, "heads": 2}
     assert not [p for p in saved.rglob("*") if p.suffix not in (".json", ".safetensors", "")]
 
 
