@@ -9,7 +9,7 @@ import numpy as np
 
 from mutoscope.plugins.world.state import BACKGROUND, Scene, Sprite
 
-LINES = {16: 16, 32: 8}
+LINES = {16: 12, 32: 8}
 """Lines per pixel, by rows; other sizes take what gives about 128 lines per frame height."""
 
 SIDE = math.sqrt(math.pi)
@@ -25,14 +25,19 @@ ACROSS = {"circle": 1.0, "square": SIDE / 2, "triangle": EDGE / 2}
 """Distance from the centroid to the farthest point sideways, in radii."""
 
 
-def half_width(shape: int, y: np.ndarray) -> np.ndarray:
-    """Half the width at a height y from the centroid of a shape of unit radius; 0 beyond it. shape: of CODES."""
-    if shape == CODES["circle"]:
+FOOT = EDGE * math.sqrt(3) / 6
+"""Distance from the triangle's centroid down to its foot; its top is twice as far up."""
+EXTENT = {"circle": (-1.0, 1.0), "square": (-SIDE / 2, SIDE / 2), "triangle": (-2 * FOOT, FOOT)}
+"""From top to bottom, in radii from the centroid."""
+
+
+def half_width(shape: str, y: np.ndarray) -> np.ndarray:
+    """Half the width at a height y within the extent of a shape of unit radius."""
+    if shape == "circle":
         return np.sqrt(np.maximum(1 - y * y, 0))
-    if shape == CODES["square"]:
-        return np.where(np.abs(y) < SIDE / 2, np.float32(SIDE / 2), np.float32(0))
-    height = EDGE * math.sqrt(3) / 2
-    return np.where(y < height / 3, np.maximum(y + 2 * height / 3, 0) / math.sqrt(3), 0)
+    if shape == "square":
+        return np.full_like(y, SIDE / 2)
+    return np.maximum(y + 2 * FOOT, 0) / math.sqrt(3)
 
 
 def coverage(
@@ -51,18 +56,21 @@ def coverage(
     corner = np.floor(centre * rows).astype(np.int64) - reach
     unit = (1 / (radius[:, None] * rows)).astype(np.float32)
     offset = (corner - centre * rows).astype(np.float32)
-    heights = (np.arange(pixels * lines, dtype=np.float32) + np.float32(0.5)) / np.float32(lines)
-    y = (offset[:, 0, None] + heights) * unit
+    lower = (offset[:, 0, None] + np.arange(1, pixels * lines + 1, dtype=np.float32) / np.float32(lines)) * unit
+    upper = lower - unit / np.float32(lines)
     edges = (offset[:, 1, None] + np.arange(pixels + 1, dtype=np.float32)) * unit
     covered = np.empty((len(shape), pixels, pixels), np.float32)
-    for code in range(3):
+    for name, code in CODES.items():
         chosen = np.flatnonzero(shape == code)
+        top, bottom = (np.float32(end) for end in EXTENT[name])
         for part in np.array_split(chosen, max(1, len(chosen) // 256)):
-            half = half_width(code, y[part]).astype(np.float32)[:, :, None]
-            left_of = np.clip(edges[part][:, None, :], -half, half)
+            above, below = np.maximum(upper[part], top), np.minimum(lower[part], bottom)
+            share = np.maximum(below - above, 0) / (lower[part] - upper[part])
+            half = half_width(name, (above + below) / 2).astype(np.float32)[:, :, None]
+            left_of = np.clip(edges[part][:, None, :], -half, half) * share[:, :, None]
             summed = left_of.reshape(len(part), pixels, lines, pixels + 1).sum(2)
             covered[part] = np.diff(summed, axis=2) / (unit[part][:, :, None] * np.float32(lines))
-    return covered, corner
+    return np.clip(covered, 0, 1), corner
 
 
 def draw(scenes: Sequence[Scene]) -> np.ndarray:

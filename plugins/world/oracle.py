@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from mutoscope.plugins.world.drawing import CODES, REACH, background, coverage
 from mutoscope.plugins.world.state import BACKGROUND, BAR, COLOURS, DIRECTIONS, PALETTE, RADII, SHAPES, SPEEDS, WALL
@@ -175,6 +173,8 @@ def _bar(kind: np.ndarray, alpha: np.ndarray) -> tuple[float, float] | None:
 
 def _pieces(kind: np.ndarray, alpha: np.ndarray, rows: int) -> dict[str, np.ndarray]:
     """Connected pieces of one colour in one frame, as columns: clip, frame, colour, area, y, x, whole, near a bar."""
+    from scipy import ndimage  # here, since it takes a second to import
+
     clips, frames, _, columns = kind.shape
     flat = kind.reshape(clips * frames, rows, columns)
     weight = alpha.reshape(flat.shape)
@@ -217,6 +217,8 @@ def _pieces(kind: np.ndarray, alpha: np.ndarray, rows: int) -> dict[str, np.ndar
 
 def _tracks(pieces: dict[str, np.ndarray], mine: np.ndarray, frames: int) -> list[tuple[Track, np.ndarray]]:
     """Tracks of one clip, with the piece of each frame (-1: none). A track keeps its colour and never jumps far."""
+    from scipy.optimize import linear_sum_assignment
+
     tracks: list[tuple[int, np.ndarray, np.ndarray, int]] = []  # colour, piece by frame, last place, last frame
     for frame in range(frames):
         here = mine[pieces["frame"][mine] == frame]

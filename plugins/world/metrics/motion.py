@@ -102,7 +102,7 @@ def _reflection(track: Track | None, thing: Thing, scene: Scene) -> float:
     axis = _axis(thing)
     times, places = _places(track, scene, paths.once(scene, thing.positions, axis))
     path = paths.broken(times, places)
-    if path is None or np.linalg.norm(path.before) < SLOW / 2:
+    if path is None or abs(path.before[axis]) < SLOW / 2:
         return WORST["reflection"]
     mirrored = path.before * np.where(np.arange(2) == axis, -1.0, 1.0)
     return min(float(np.linalg.norm(path.after - mirrored) / np.linalg.norm(path.before)), WORST["reflection"])

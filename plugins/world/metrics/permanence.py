@@ -72,7 +72,8 @@ def _row(reading: Reading, scene: Scene) -> dict[str, float]:
 def _timely(track: Track, near: np.ndarray, far: np.ndarray, scene: Scene) -> bool:
     """Whether the way across fits the speed: that before the bar where four whole frames show it, else the true one.
 
-    From the last whole frame before to the first one after it may take a frame more or less than it should.
+    From the last whole frame before to the first one after it may take a frame more or less than it should; where a
+    side shows it in part alone, also the time of half a radius, by which its centre may be misread.
     """
     before = near[track.whole[near]] if track.whole[near].any() else near
     after = far[track.whole[far]] if track.whole[far].any() else far
@@ -85,4 +86,6 @@ def _timely(track: Track, near: np.ndarray, far: np.ndarray, scene: Scene) -> bo
     way = track.positions[end] - track.positions[start]
     if own == 0 or abs(way[0]) >= track.radius:
         return False
-    return bool(abs(way[1] / (own / taken) - (end - start)) <= 1.0)
+    pace = own / taken
+    in_part = int(not track.whole[start]) + int(not track.whole[end])
+    return bool(abs(way[1] / pace - (end - start)) <= 1.0 + in_part * 0.5 * track.radius / abs(pace))

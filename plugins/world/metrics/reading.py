@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mutoscope.core.errors import InputError
@@ -44,6 +43,8 @@ def readings(material: Material) -> list[Reading]:
 
 def matched(reading: Reading, scene: Scene) -> list[Track | None]:
     """For each thing of a scene the track that answers it best, or None: by colour and shape first, then by motion."""
+    from scipy.optimize import linear_sum_assignment  # here, since it takes a second to import
+
     if not reading.tracks:
         return [None] * len(scene.things)
     cost = np.array([[-likeness(track, thing, scene) for track in reading.tracks] for thing in scene.things])
