@@ -203,8 +203,7 @@ class Memory:
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds B H R D keys and values of the next rows; gives those of all rows so far."""
         if self.k is None or self.v is None:
-            room = (*k.shape[:2], self.rows, k.shape[3])
-            self.k, self.v = k.new_empty(room), v.new_empty(room)
+            self.k, self.v = (y.new_empty(*y.shape[:2], self.rows, y.shape[3]) for y in (k, v))
         end = self.filled + k.shape[2]
         self.k[:, :, self.filled : end] = k
         self.v[:, :, self.filled : end] = v
@@ -229,8 +228,8 @@ class Rollout:
 class MaskedAttention(nn.Module):
     """Multi-head self-attention within a pattern, with a memory where rows come one by one.
 
-    head_width: of one head; by default heads divide the width. bias: of all four projections; out_bias: of the last.
-    Raises ValueError where heads do not divide the width.
+    key_width: of a head's queries and keys; by default that of its values, the width over the heads. bias: of all four
+    projections; out_bias: of the last. Raises ValueError where heads do not divide the width.
     """
 
     def __init__(
@@ -238,19 +237,19 @@ class MaskedAttention(nn.Module):
         width: int,
         heads: int,
         pattern: Pattern,
-        head_width: int | None = None,
+        key_width: int | None = None,
         bias: bool = True,
         out_bias: bool | None = None,
     ) -> None:
         super().__init__()
-        inner = heads * (head_width or dividing(heads, width))
-        self.heads, self.pattern = heads, pattern
-        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias if out_bias is None else out_bias)
+        keys = heads * (key_width or dividing(heads, width))
+        self.heads, self.pattern, self.widths = heads, pattern, (keys, keys, width)
+        self.qkv = nn.Linear(width, 2 * keys + width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias if out_bias is None else out_bias)
 
     def forward(self, x: Tensor, masks: Masks, memory: Memory | None = None) -> Tensor:
         """B R D to B R D."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads).unbind(0)
+        q, k, v = (per_head(y, self.heads) for y in self.qkv(x).split(self.widths, dim=-1))
         since = 0
         if memory is not None:
             since = memory.filled
@@ -260,25 +259,30 @@ class MaskedAttention(nn.Module):
 
 
 class ContextAttention(nn.Module):
-    """Rows attend to a context, whose keys and values are made once and kept. bias, head_width: as above."""
+    """Rows attend to a context, whose keys and values are made once and kept. key_width, bias: as above."""
 
-    def __init__(self, width: int, heads: int, head_width: int | None = None, bias: bool = True) -> None:
+    def __init__(self, width: int, heads: int, key_width: int | None = None, bias: bool = True) -> None:
         super().__init__()
-        inner = heads * (head_width or dividing(heads, width))
-        self.heads = heads
-        self.q = nn.Linear(width, inner, bias=bias)
-        self.kv = nn.Linear(width, 2 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
+        keys = heads * (key_width or dividing(heads, width))
+        self.heads, self.widths = heads, (keys, width)
+        self.q = nn.Linear(width, keys, bias=bias)
+        self.kv = nn.Linear(width, keys + width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
 
     def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """B L D to keys and values, B H L d each."""
-        k, v = rearrange(self.kv(context), "b l (two h d) -> two b h l d", two=2, h=self.heads).unbind(0)
+        k, v = (per_head(y, self.heads) for y in self.kv(context).split(self.widths, dim=-1))
         return k, v
 
     def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """B R D. mask: booleans that broadcast to B H R L, true where attention is allowed."""
-        q = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.heads)
+        q = per_head(self.q(x), self.heads)
         return self.out(rearrange(F.scaled_dot_product_attention(q, *keys, attn_mask=mask), "b h n d -> b n (h d)"))
+
+
+def per_head(x: Tensor, heads: int) -> Tensor:
+    """B N (H d) to B H N d."""
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
 
 
 def dividing(heads: int, width: int) -> int:

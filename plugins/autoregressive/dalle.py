@@ -36,7 +36,7 @@ class Dalle(TokenDenoiser):
     to weigh. Without prompt ids the stream is visual alone. In a video, frames stand above each other: rows reach into
     the frame before, columns and windows into every earlier one, and time has positions too.
 
-    head_width: of one head; by default heads divide the width. window: cells on a side.
+    window: cells on a side.
     """
 
     name = "dalle"
@@ -53,13 +53,12 @@ class Dalle(TokenDenoiser):
         width: Width = 192,
         depth: Depth = 6,
         heads: Heads = 6,
-        head_width: Width | None = None,
         window: Count = 11,
     ) -> None:
         super().__init__()
         assert tokens.codebook is not None
         self.causal, self.codes, self.depth = process.causal, tokens.codebook, depth
-        self.inner = heads * head_width if head_width else width
+        self.width = width
         self.length = given.length if given.vocabulary else 0
         self.table = nn.Embedding(tokens.codebook + (process.hole is not None), width)
         self.told = Told(given, width, pooling=not self.length)
@@ -70,7 +69,7 @@ class Dalle(TokenDenoiser):
         self.blocks = nn.ModuleList(
             Block(
                 lambda: nn.LayerNorm(width),
-                MaskedAttention(width, heads, pattern_of(i, depth, window), head_width, bias=False, out_bias=True),
+                MaskedAttention(width, heads, pattern_of(i, depth, window), bias=False, out_bias=True),
                 feed_forward(width, 4 * width, nn.GELU()),
             )
             for i in range(depth)
@@ -115,7 +114,7 @@ class Dalle(TokenDenoiser):
 
     def cache_bytes(self, canvas: Tokens) -> int:
         layout = self._layout(canvas.grids[0])
-        return rollout_bytes(layout, self.depth, self.inner, len(canvas)) if self.causal else 0
+        return rollout_bytes(layout, self.depth, 2 * self.width, len(canvas)) if self.causal else 0
 
 
 def pattern_of(i: int, depth: int, window: int) -> Pattern:

@@ -105,4 +105,4 @@ class Gpt(TokenDenoiser):
 
     def cache_bytes(self, canvas: Tokens) -> int:
         layout = self._layout(canvas.grids[0])
-        return rollout_bytes(layout, self.depth, self.width, len(canvas)) if self.causal else 0
+        return rollout_bytes(layout, self.depth, 2 * self.width, len(canvas)) if self.causal else 0

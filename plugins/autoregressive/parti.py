@@ -98,4 +98,4 @@ class Parti(TokenDenoiser):
 
     def cache_bytes(self, canvas: Tokens) -> int:
         layout = self._layout(canvas.grids[0])
-        return rollout_bytes(layout, self.depth, self.width, len(canvas)) if self.causal else 0
+        return rollout_bytes(layout, self.depth, 2 * self.width, len(canvas)) if self.causal else 0

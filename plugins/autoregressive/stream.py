@@ -51,9 +51,9 @@ def check_grid(name: str, grid: tuple[int, int, int], most: tuple[int, int, int]
         raise InputError(field="size", problem=f"{name} has learned {shown} positions", got=" x ".join(map(str, grid)))
 
 
-def rollout_bytes(layout: Layout, layers: int, inner: int, clips: int) -> int:
-    """Bytes of the keys and values of a whole rollout. inner: their width over all heads."""
-    return 2 * layers * inner * layout.rows * clips * FLOAT
+def rollout_bytes(layout: Layout, layers: int, width: int, clips: int) -> int:
+    """Bytes of the keys and values of a whole rollout. width: of both together, over all heads."""
+    return layers * width * layout.rows * clips * FLOAT
 
 
 class Told(nn.Module):

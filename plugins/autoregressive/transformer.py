@@ -27,8 +27,8 @@ class Transformer(TokenDenoiser):
     root of the width, and one matrix for source, target and softmax: the vocabulary is that of the prompts followed by
     the codebook. The target begins with an empty row. The learning rate of sec. 5.3 is `schedule: rsqrt`.
 
-    depth: blocks of either stack. head_width: of one head; by default heads divide the width. mlp: hidden width of the
-    feed-forward layer.
+    depth: blocks of either stack. key_width: of a head's queries and keys, d_k; by default that of its values. mlp:
+    hidden width of the feed-forward layer.
     """
 
     name = "transformer"
@@ -45,18 +45,19 @@ class Transformer(TokenDenoiser):
         width: Width = 192,
         depth: Depth = 3,
         heads: Heads = 6,
-        head_width: Width | None = None,
+        key_width: Width | None = None,
         mlp: Width = 768,
         dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         assert tokens.codebook is not None
         self.causal, self.codes, self.width, self.depth = process.causal, tokens.codebook, width, depth
-        self.words, self.inner, self.dropout = given.vocabulary, heads * head_width if head_width else width, dropout
+        self.words, self.dropout = given.vocabulary, dropout
+        self.cached = width + (heads * key_width if key_width else width)
         vocabulary = given.vocabulary + tokens.codebook + (process.hole is not None)
         self.table = nn.Embedding(vocabulary, width)
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, head_width, mlp, dropout) for _ in range(depth))
-        self.blocks = nn.ModuleList(DecoderLayer(width, heads, head_width, mlp, dropout) for _ in range(depth))
+        self.encoder = nn.ModuleList(EncoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(DecoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -103,7 +104,7 @@ class Transformer(TokenDenoiser):
 
     def cache_bytes(self, canvas: Tokens) -> int:
         layout = self._layout(canvas.grids[0])
-        return rollout_bytes(layout, self.depth, self.inner, len(canvas)) if self.causal else 0
+        return rollout_bytes(layout, self.depth, self.cached, len(canvas)) if self.causal else 0
 
 
 def positions(since: int, x: Tensor) -> Tensor:
@@ -118,9 +119,9 @@ def positions(since: int, x: Tensor) -> Tensor:
 class EncoderLayer(nn.Module):
     """LN(x + attention(x)), LN(x + mlp(x)) over a prompt."""
 
-    def __init__(self, width: int, heads: int, head_width: int | None, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, key_width: int | None, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.attention = ContextAttention(width, heads, head_width, bias=False)
+        self.attention = ContextAttention(width, heads, key_width, bias=False)
         self.feed, self.dropout = feed_forward(width, hidden, nn.ReLU()), dropout
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
@@ -135,10 +136,10 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """The same with causal self-attention, and attention to the prompt after it."""
 
-    def __init__(self, width: int, heads: int, head_width: int | None, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, key_width: int | None, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.attention = MaskedAttention(width, heads, Dense(), head_width, bias=False)
-        self.cross = ContextAttention(width, heads, head_width, bias=False)
+        self.attention = MaskedAttention(width, heads, Dense(), key_width, bias=False)
+        self.cross = ContextAttention(width, heads, key_width, bias=False)
         self.feed, self.dropout = feed_forward(width, hidden, nn.ReLU()), dropout
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
