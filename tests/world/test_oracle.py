@@ -38,7 +38,7 @@ def test_one_visible_thing_is_always_read_right(clips, tier: str) -> None:
         off = np.abs(track.positions - thing.positions)[at] * scene.size[0]
         worst, frames = max(worst, off.max(initial=0)), frames + at.sum()
     assert worst < 0.1
-    assert frames > 0.9 * len(batch.state) * batch.state[0].frames
+    assert frames > 0.8 * len(batch.state) * batch.state[0].frames
 
 
 @pytest.mark.parametrize("law", LAWS_BY_NAME)

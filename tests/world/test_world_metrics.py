@@ -56,10 +56,11 @@ def test_motion_finds_what_breaks_a_law(clips) -> None:
     straight = clips.scores(Motion(), clips.batch("XS", 60, laws=("bounce",)), video)
     assert straight["reflection"] > 0.9
     one = clips.batch("S", 24, laws=("collide",))
-    assert clips.scores(Motion(), one, one.video.roll(1, 0))["energy"] > 0.3
-    passing = clips.batch("S", 40)
+    stopped = one.video[:, :, [*range(9), *[8] * 8]]
+    assert clips.scores(Motion(), one, stopped)["energy"] > 0.3
+    passing = clips.batch("S", 24)
     assert clips.scores(Motion(), one, passing.video) == {
-        "velocity": pytest.approx(1.9, abs=0.15), "residual": 0.5, "momentum": 1, "energy": 1, "restitution": 1
+        "velocity": pytest.approx(1.6, abs=0.4), "residual": 0.5, "momentum": 1, "energy": 1, "restitution": 1
     }  # fmt: skip
 
 
