@@ -56,11 +56,11 @@ class Dalle(TokenDenoiser):
         window: Count = 11,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
-        self.causal, self.codes, self.depth = process.causal, tokens.codebook, depth
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
+        self.causal, self.codes, self.depth = process.causal, codes, depth
         self.width = width
         self.length = given.length if given.vocabulary else 0
-        self.table = nn.Embedding(tokens.codebook + (process.hole is not None), width)
+        self.table = nn.Embedding(codes + (process.hole is not None), width)
         self.told = Told(given, width, pooling=not self.length)
         self.text = nn.Embedding(given.vocabulary, width) if self.length else None
         self.padding = nn.Parameter(0.02 * torch.randn(self.length, width)) if self.length else None
@@ -75,7 +75,7 @@ class Dalle(TokenDenoiser):
             for i in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, tokens.codebook)
+        self.out = nn.Linear(width, codes)
         self.text_out = nn.Linear(width, given.vocabulary) if self.length and self.causal else None
         initialise(self, depth)
 

@@ -50,11 +50,11 @@ class Gpt(TokenDenoiser):
         dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
-        self.causal, self.codes, self.width, self.depth = process.causal, tokens.codebook, width, depth
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
+        self.causal, self.codes, self.width, self.depth = process.causal, codes, width, depth
         self.length = given.length if given.sequence else 0
         rows = self._layout(tokens.grid).rows
-        self.table = nn.Embedding(tokens.codebook + (process.hole is not None), width)
+        self.table = nn.Embedding(codes + (process.hole is not None), width)
         self.places = nn.Parameter(0.01 * torch.randn(rows, width))
         self.told = Told(given, width, learned=False)
         self.prompt = nn.Linear(given.sequence, width) if self.length else None

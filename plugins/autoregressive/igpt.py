@@ -43,9 +43,9 @@ class Igpt(TokenDenoiser):
         heads: Heads = 6,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
-        self.causal, self.codes, self.width, self.depth = process.causal, tokens.codebook, width, depth
-        self.table = nn.Embedding(tokens.codebook, width)
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
+        self.causal, self.codes, self.width, self.depth = process.causal, codes, width, depth
+        self.table = nn.Embedding(codes, width)
         self.places = nn.Parameter(0.01 * torch.randn(self._layout(tokens.grid).rows, width))
         self.told = Told(given, width, pooling=True)
         self.blocks = nn.ModuleList(
@@ -57,7 +57,7 @@ class Igpt(TokenDenoiser):
             for _ in range(depth)
         )
         self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.out = nn.Linear(width, tokens.codebook, bias=False)
+        self.out = nn.Linear(width, codes, bias=False)
         initialise(self, depth)
         nn.init.zeros_(self.out.weight)
 

@@ -53,9 +53,8 @@ class MaskedToken(Objective):
         smoothing: Share = 0.1,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
         self.hide, self.share, self.smoothing = hide, share, smoothing
-        self.process = AroundHoles(tokens.codebook)
+        self.process = AroundHoles(tokens.codebook or 1)
 
     def loss(self, learner: TokenDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
         assert example.tokens is not None

@@ -46,8 +46,8 @@ class Maskgit(Sampler):
         guidance: NonNegative = 1.0,
     ) -> None:
         super().__init__()
-        assert process.hole is not None
-        self.hole, self.steps, self.temperature, self.noise = process.hole, steps, temperature, noise
+        self.hole = process.hole or 0  # what assembly refuses is built all the same
+        self.steps, self.temperature, self.noise = steps, temperature, noise
         self.top_k, self.top_p, self.guidance = top_k, top_p, guidance
 
     def sample(self, denoiser: TokenDenoiser, canvas: Tokens, conditioning: Conditioning, draw: Draw) -> Tokens:

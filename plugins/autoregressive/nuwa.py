@@ -57,10 +57,10 @@ class Nuwa(TokenDenoiser):
         dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
-        self.codes, self.causal, self.width, self.depth = tokens.codebook, process.causal, width, depth
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
+        self.codes, self.causal, self.width, self.depth = codes, process.causal, width, depth
         self.encoder = PromptEncoder(given, width, encoder, heads, lambda: nn.LayerNorm(width), nn.GELU)
-        self.table = nn.Embedding(tokens.codebook + (process.hole is not None), width)
+        self.table = nn.Embedding(codes + (process.hole is not None), width)
         self.told = Told(ConditioningFact(per_frame=given.per_frame), width)
         self.places = GridPositions(tokens.grid, width)
         self.blocks = nn.ModuleList(

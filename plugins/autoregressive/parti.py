@@ -55,10 +55,10 @@ class Parti(TokenDenoiser):
         dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
         self.causal, self.width, self.depth = process.causal, width, depth
         self.encoder = PromptEncoder(given, width, encoder, heads, lambda: nn.LayerNorm(width), nn.GELU)
-        self.table = nn.Embedding(tokens.codebook + (process.hole is not None), width)
+        self.table = nn.Embedding(codes + (process.hole is not None), width)
         self.told = Told(ConditioningFact(per_frame=given.per_frame), width)
         self.places = GridPositions(tokens.grid, width)
         self.blocks = nn.ModuleList(
@@ -72,7 +72,7 @@ class Parti(TokenDenoiser):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, tokens.codebook)
+        self.out = nn.Linear(width, codes)
         initialise(self, depth)
 
     def _layout(self, grid: tuple[int, int, int]) -> Layout:

@@ -50,11 +50,11 @@ class Transformer(TokenDenoiser):
         dropout: Share = 0.1,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
-        self.causal, self.codes, self.width, self.depth = process.causal, tokens.codebook, width, depth
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
+        self.causal, self.codes, self.width, self.depth = process.causal, codes, width, depth
         self.words, self.dropout = given.vocabulary, dropout
         self.cached = width + (heads * key_width if key_width else width)
-        vocabulary = given.vocabulary + tokens.codebook + (process.hole is not None)
+        vocabulary = given.vocabulary + codes + (process.hole is not None)
         self.table = nn.Embedding(vocabulary, width)
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))
         self.blocks = nn.ModuleList(DecoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))

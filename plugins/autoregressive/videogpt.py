@@ -50,11 +50,11 @@ class Videogpt(TokenDenoiser):
         dropout: Share = 0.2,
     ) -> None:
         super().__init__()
-        assert tokens.codebook is not None
+        codes = tokens.codebook or 1  # what assembly refuses is built all the same
         if width % 3:
             raise ValueError(f"width: positions of three axes stand side by side, so it divides by 3; got {width}")
         self.causal, self.width, self.depth, self.dropout = process.causal, width, depth, dropout
-        self.register_buffer("codes", torch.randn(tokens.codebook, tokens.channels))
+        self.register_buffer("codes", torch.randn(codes, tokens.channels))
         self.read = nn.Linear(tokens.channels, width, bias=False)
         self.hole = nn.Parameter(0.02 * torch.randn(width)) if process.hole is not None else None
         self.told = Told(ConditioningFact(per_frame=given.per_frame), width)
@@ -65,7 +65,7 @@ class Videogpt(TokenDenoiser):
             for _ in range(depth)
         )
         self.norm = ToldNorm(width, given.pooled)
-        self.out = nn.Linear(width, tokens.codebook, bias=False)
+        self.out = nn.Linear(width, codes, bias=False)
         nn.init.normal_(self.read.weight, std=0.02)
         nn.init.zeros_(self.out.weight)
 
