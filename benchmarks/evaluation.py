@@ -144,7 +144,7 @@ def score(
 
 
 def references(truth: Truth) -> dict[str, tuple[str, Tensor]]:
-    """Videos that frame every number, by name, with their kind: what the real clips score, and what mindless ones do."""
+    """Videos that frame every number, by name, with their kind: what real clips score, and what mindless ones do."""
     video = truth.real.video
     assert isinstance(video, Tensor)
     frames = video.shape[2]

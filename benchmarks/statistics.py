@@ -66,7 +66,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     p, shrink = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z / shrink * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return 0.0 if successes == 0 else float(centre - half), 1.0 if successes == n else float(centre + half)
 
 
 def bootstrap(runs: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
@@ -172,7 +172,7 @@ def _resampled(runs: Sequence[np.ndarray], seed: int) -> np.ndarray:
     which = rng.integers(0, len(runs), (RESAMPLES, len(runs)))
     total = np.zeros((RESAMPLES, runs[0].shape[0]))
     for i, run in enumerate(runs):
-        arms, clips = run.shape
+        clips = run.shape[1]
         times = (which == i).sum(1)
         for repeat in range(int(times.max(initial=0))):
             rows = np.flatnonzero(times > repeat)

@@ -98,7 +98,7 @@ class Study:
         return RUNS / f"{self.name}-{digest([content, self.seeds, asdict(self.protocol)])[:8]}"
 
     def recipe(self, arm: Arm, seed: int) -> Recipe:
-        """The arm's recipe at a seed. A phase with a seed of its own keeps it: that is how arms share an autoencoder."""
+        """The arm's recipe at a seed. A phase with a seed of its own keeps it: so arms share an autoencoder."""
         if arm.finished:
             return load_recipe(str(arm.finished[seed] / "recipe.yaml"))
         return arm.recipe.replace(("training", "seed"), seed)
@@ -201,7 +201,7 @@ def run_study_of(runs: Sequence[str], plugins: Sequence[Path] = ()) -> Study:
     for run, recipe in recipes.items():
         _check_finished(run)
         seed = int(recipe.get("training.seed", 0))
-        mine = alike.setdefault(digest(recipe.without("training.seed", "name").data), {})
+        mine = alike.setdefault(digest({**recipe.without("training.seed").data, "name": ""}), {})
         if seed in mine:
             raise InputError(f"{mine[seed]} and {run} are the same recipe at the same seed; compare one of them")
         mine[seed] = run
@@ -275,7 +275,7 @@ def swap_study(
     overrides: Sequence[str] = (),
     clips: int = 256,
 ) -> Study:
-    """A study of one recipe with parts swapped by word: `{"denoiser": ["dit", "unet3d"]}`; several roles make a grid."""
+    """A study of one recipe with parts swapped by word: `{"denoiser": ["dit", "unet3d"]}`; two roles make a grid."""
     arms: dict[str, dict[str, Any]] = {"": {}}
     for role, words in swaps.items():
         said = {word: Node.of(word, Place(COMMAND_LINE)) for word in words}
@@ -324,13 +324,13 @@ def build_study(
     for arm in built:
         if not arm.cost["phases"]:
             raise InputError(f"arm {arm.name}: its recipe trains nothing, so there is nothing to compare")
-    matched, notes = _matched(built, catalog) if match == "flops" else (built, ())
+    matched, notes = _matched(built) if match == "flops" else (built, ())
     return Study(
         name, title, question, tuple(matched), tuple(seeds), match, protocol, show, untrained, catalog, tuple(notes)
     )
 
 
-def _matched(arms: list[Arm], catalog: Catalog) -> tuple[list[Arm], list[str]]:
+def _matched(arms: list[Arm]) -> tuple[list[Arm], list[str]]:
     """Arms whose last phases spend the FLOPs of the first arm's; never a step more than the budget allows."""
     for arm in arms:
         if not arm.cost["phases"][-1]["flops_per_step"]:
@@ -344,7 +344,9 @@ def _matched(arms: list[Arm], catalog: Catalog) -> tuple[list[Arm], list[str]]:
         if steps < 1:
             raise InputError(f"arm {arm.name}: one step costs more than the whole budget of {budget:.3g} FLOPs")
         recipe = arm.recipe.replace(_steps_of_last(arm), steps)
-        matched.append(replace(arm, recipe=recipe, cost=describe(recipe, catalog)))
+        *before, plan = arm.cost["phases"]
+        plan = {**plan, "steps": steps, "flops": steps * plan["flops_per_step"]}
+        matched.append(replace(arm, recipe=recipe, cost={**arm.cost, "phases": [*before, plan]}))
         notes.append(f"{arm.name}: {steps} steps of {arm.cost['phases'][-1]['flops_per_step']:.3g} FLOPs")
     return matched, notes
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mutoscope.benchmarks import statistics
+from mutoscope.benchmarks.reporting.words import short, signed
 from mutoscope.benchmarks.study import Arm, Study
 from mutoscope.core.errors import InputError
 from mutoscope.core.storage.journal import read_journal
@@ -72,7 +73,7 @@ def _fingerprints(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for metric, prints in found.items():
         if len(prints) > 1:
             raise InputError(
-                f"{metric}: scored in different ways ({', '.join(sorted(prints))}); two fingerprints do not share a table"
+                f"{metric}: scored in two ways ({', '.join(sorted(prints))}); two fingerprints do not share a table"
             )
     return {metric: prints.pop() for metric, prints in found.items()}
 
@@ -160,11 +161,14 @@ def _sentence(
         return f"{said}; the recipe lists no metrics, so there are no scores to compare.{failed}"
     if kind == "demonstration":
         values = "; ".join(
-            f"{c['arm']} {c['value']:.3g} [{c['low']:.3g}, {c['high']:.3g}]" for c in cells if c["metric"] == name
+            f"{c['arm']} {short(c['value'])} [{short(c['low'])}, {short(c['high'])}]"
+            for c in cells
+            if c["metric"] == name
         )
-        return f"A demonstration, without a verdict between arms: {said}, intervals over clips only. {name}: {values}.{failed}"
+        opening = "A demonstration, without a verdict between arms"
+        return f"{opening}: {said}, intervals over clips only. {name}: {values}.{failed}"
     words = [
-        f"{d['b']} - {d['a']} = {d['difference']:+.3g} [{d['low']:+.3g}, {d['high']:+.3g}]: {d['verdict']}"
+        f"{d['b']} − {d['a']} = {signed(d['difference'])} [{signed(d['low'])}, {signed(d['high'])}]: {d['verdict']}"
         for d in differences
         if d["metric"] == name
     ]
@@ -238,7 +242,8 @@ def _budget(study: Study, runs: Sequence[Mapping[str, Any]], folder: Path) -> li
 
 def _settings(study: Study) -> list[dict[str, Any]]:
     """Where the arms' recipes differ: by dotted key, what each says; a key that an arm lacks is left out for it."""
-    flat = {arm.name: _flat(arm.recipe.without("name", "training.seed").data) for arm in study.arms}
+    own = {arm.name: arm.recipe.without("training.seed").data for arm in study.arms}
+    flat = {arm: _flat({key: said for key, said in data.items() if key != "name"}) for arm, data in own.items()}
     keys = dict.fromkeys(key for said in flat.values() for key in said)
     told = [{"key": key, "values": {arm: said[key] for arm, said in flat.items() if key in said}} for key in keys]
     return [row for row in told if len(row["values"]) < len(flat) or len({repr(v) for v in row["values"].values()}) > 1]
@@ -270,8 +275,8 @@ def _curves(study: Study, runs: Sequence[Mapping[str, Any]], folder: Path) -> li
                 key = (run["arm"], run["seed"], record["phase"], name)
                 curve = curves.setdefault(
                     key,
-                    {"arm": key[0], "seed": key[1], "phase": key[2], "name": name, "x": [], "flops": [], "seconds": [], "y": [],
-                     "reused": bool(record.get("reused"))},
+                    {"arm": key[0], "seed": key[1], "phase": key[2], "name": name, "x": [], "flops": [],
+                     "seconds": [], "y": [], "reused": bool(record.get("reused"))},
                 )  # fmt: skip
                 curve["x"].append(record["step"])
                 curve["flops"].append(record["step"] * per_step)

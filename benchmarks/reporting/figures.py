@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
 from mutoscope.benchmarks.reporting.words import best, worst
 
@@ -52,6 +53,7 @@ def scores(results: Mapping[str, Any]) -> str:
     if not metrics:
         return ""
     figure, axes = _forest([len(arms)] * len(metrics))
+    shares = False
     for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
         mine = {cell["arm"]: cell for cell in cells if cell["metric"] == metric}
         better = next(iter(mine.values()))["better"]
@@ -70,7 +72,10 @@ def scores(results: Mapping[str, Any]) -> str:
             if len(seeds) > 1:
                 ax.plot(seeds, [y - 0.26] * len(seeds), "|", color=_colour(arms, arm), markersize=5, alpha=0.8)
         values = [v for c in mine.values() for v in (c["low"], c["high"])] + [f["value"] for f in frame if f]
-        _label(ax, metric, better, values, last=i == len(metrics) - 1)
+        share = _label(ax, metric, better, values)
+        if i and share and shares:
+            axes[i - 1].tick_params(labelbottom=False)
+        shares = share
     return _svg(figure, "scores", "Scores of every arm with 95% intervals, between floor and ceiling")
 
 
@@ -82,7 +87,8 @@ def differences(results: Mapping[str, Any]) -> str:
     if not metrics:
         return ""
     counts = [sum(d["metric"] == metric for d in told) for metric in metrics]
-    figure, axes = _forest(counts)
+    several = len(results["arms"]) > 2
+    figure, axes = _forest(counts, room=0.63 if several else 0.83)
     most = max(max(abs(d["low"]), abs(d["high"])) for d in told)
     together = most <= 1
     for i, (ax, metric) in enumerate(zip(axes, metrics, strict=True)):
@@ -91,7 +97,7 @@ def differences(results: Mapping[str, Any]) -> str:
         for place, d in enumerate(mine):
             told_apart = d["p"] is not None and d["verdict"].endswith("is better")
             _interval(ax, {"value": d["difference"], **d}, -place, INK, filled=told_apart)
-            if len(results["arms"]) > 2:
+            if several:
                 ax.text(1.01, -place, f"{d['b']} − {d['a']}", transform=ax.get_yaxis_transform(), va="center", size=7.5)
         reach = 1.12 * (most if together else max(max(abs(d["low"]), abs(d["high"])) for d in mine)) or 1.0
         ax.set_xlim(-reach, reach)
@@ -140,16 +146,14 @@ def _lines(
     figure = Figure(figsize=(width, 2.5))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (told, x, what, against) in zip(axes, panels, strict=True):
-        shown = set()
         for curve in told:
             points = [(a, b) for a, b in zip(curve[x], curve["y"], strict=True) if np.isfinite(b)]
-            label = None if curve["arm"] in shown else curve["arm"]
-            shown.add(curve["arm"])
-            ax.plot(
-                *zip(*points, strict=True), color=_colour(arms, curve["arm"]), linewidth=1.2, alpha=0.8, label=label
-            )
+            colour = INK if name == "earlier" else _colour(arms, curve["arm"])
+            ax.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, alpha=0.8)
         _logarithmic(ax, [y for curve in told for y in curve["y"]])
         ax.set_xlabel(against)
+        if x == "flops":
+            ax.xaxis.set_major_formatter(EngFormatter(sep="\u2009"))
         ax.set_title(what, loc="left", fontsize=9)
         ax.grid(axis="y")
         ax.set_axisbelow(True)
@@ -164,16 +168,19 @@ def _logarithmic(ax: Axes, values: Sequence[float]) -> None:
     finite = [v for v in values if np.isfinite(v)]
     if finite and min(finite) > 0 and max(finite) > 5 * min(finite):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _forest(rows: Sequence[int]) -> tuple[Figure, list[Axes]]:
+def _forest(rows: Sequence[int], room: float = 0.83) -> tuple[Figure, list[Axes]]:
     """A figure of one small axis per metric, one above the other, with room for its rows."""
     heights = [ROW * n + 0.28 for n in rows]
     height = sum(heights) + 0.3
     figure = Figure(figsize=(WIDTH, height))
     axes, top = [], height - 0.04
     for n, tall in zip(rows, heights, strict=True):
-        ax = figure.add_axes((0.2, (top - tall + 0.16) / height, 0.68, (tall - 0.16) / height))
+        ax = figure.add_axes((0.15, (top - tall + 0.16) / height, room, (tall - 0.16) / height))
         ax.set_ylim(-(n - 1) - 0.6, 0.55)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -189,10 +196,11 @@ def _interval(ax: Axes, cell: Mapping[str, Any], y: float, colour: str, filled: 
     ax.plot([cell["value"]], [y], "o", color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.4, zorder=3)
 
 
-def _label(ax: Axes, metric: str, better: str, values: Sequence[float], last: bool) -> None:
-    """A metric's name at the left. Shares have one axis from 0 to 1; other scores an axis of their own."""
+def _label(ax: Axes, metric: str, better: str, values: Sequence[float]) -> bool:
+    """A metric's name at the left. Shares have one axis from 0 to 1; other scores an axis of their own. Gives which."""
     ax.set_ylabel(f"{metric} {'↑' if better == 'higher' else '↓'}", rotation=0, ha="right", va="center")
-    if 0 <= min(values) and max(values) <= 1:
+    share = min(values) >= 0 and max(values) <= 1
+    if share:
         ax.set_xlim(-0.015, 1.015)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     else:
@@ -201,6 +209,7 @@ def _label(ax: Axes, metric: str, better: str, values: Sequence[float], last: bo
     ax.tick_params(labelsize=7.5)
     ax.grid(axis="x")
     ax.set_axisbelow(True)
+    return share
 
 
 def _colour(arms: Sequence[str], arm: str) -> str:
@@ -209,7 +218,7 @@ def _colour(arms: Sequence[str], arm: str) -> str:
 
 
 def _svg(figure: Figure, name: str, said: str) -> str:
-    """The figure as an `svg` element without colours or fonts of its own; said: what it shows, for those who hear it."""
+    """The figure as an `svg` element without colours or fonts of its own. said: what it shows, for screen readers."""
     file = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -218,11 +227,17 @@ def _svg(figure: Figure, name: str, said: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the figure's white ground
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", text, count=1, flags=re.DOTALL)
-    text = re.sub(r"<svg", f'<svg role="img" aria-label="{said}" class="figure"', text, count=1)
+    classes = "figure" if figure.get_figwidth() == WIDTH else "figure half"
+    text = re.sub(
+        r"<svg",
+        f'<svg role="img" aria-label="{said}" class="{classes}"',
+        text,
+        count=1,
+    )
     text = re.sub(r"fill: #ffffff", "fill: none", text)  # the axes' white grounds
     text = re.sub(r"#0a0b0([0-7])", r"var(--arm-\1)", text)
     for stand_in, variable in ((INK, "--ink"), (FAINT, "--faint"), (RULE, "--rule")):
         text = text.replace(stand_in, f"var({variable})")
-    text = re.sub(r"font: (?:[\w.]+ )*?([\d.]+px) [^;\"]*", r"font-size: \1; font-family: var(--sans)", text)
+    text = text.replace("font-family: 'DejaVu Sans'", "font-family: var(--sans)")
     # Identifiers are of the whole page, where several figures stand.
     return re.sub(r'((?:id=|href=|url\()"?#?)([A-Za-z])', rf"\g<1>{name}-\2", text)

@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file that is opened from the disk, on paper and on a phone, and loads nothing."""
+"""The report of a comparison: one HTML file, for the screen, paper and a phone, that loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ def worst(rows: Sequence[Mapping[str, Any]], better: str) -> Mapping[str, Any] |
 
 
 def short(value: float | None) -> str:
-    """A score: three decimals, or three digits where it is large or tiny; a real minus sign."""
+    """A score: three decimals, or three digits where it is large or very small; a real minus sign."""
     if value is None:
         return "–"
     size = abs(value)
-    text = f"{value:.3f}" if 0.001 <= size < 10 or size == 0 else f"{value:.3g}"
+    text = f"{value:.3f}" if 0.0005 <= size < 10 or size == 0 else f"{value:.3g}"
     return text.replace("-", "−")
 
 
