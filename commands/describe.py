@@ -18,11 +18,13 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     from mutoscope.commands.output import count, show, show_json
-    from mutoscope.registry.catalog import Catalog
-    from mutoscope.registry.describe import describe
     from mutoscope.registry.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])  # before what imports torch: a typo is told at once
+
+    from mutoscope.registry.catalog import Catalog
+    from mutoscope.registry.describe import describe
+
     catalog = Catalog.load([*(plugin or []), *loaded.plugins])
     told = describe(loaded, catalog)
     if json:

@@ -18,13 +18,15 @@ def run(
     plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
 ) -> None:
+    from mutoscope.registry.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before what imports torch: a typo is told at once
+
     from mutoscope.core.training.distribution import leave, rank
     from mutoscope.core.training.progress import progress
     from mutoscope.registry.catalog import Catalog
-    from mutoscope.registry.recipe import load_recipe
     from mutoscope.registry.runs import train_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
     catalog = Catalog.load([*(plugin or []), *loaded.plugins])
     try:
         folder, _, position = train_recipe(loaded, catalog, out, device, progress())

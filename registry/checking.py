@@ -61,10 +61,11 @@ def check_definition(cls: type[Component]) -> None:
         model = settings_model(cls)
     except Exception as error:
         raise DefinitionError(f"{cls.__name__} has a setting of a type that no recipe can write: {error}") from error
+    blank = model.model_construct()
     for setting in settings:
         if setting.nested is None and setting.default is not NOTHING:
             try:
-                model.__pydantic_validator__.validate_assignment(model.model_construct(), setting.name, setting.default)
+                model.__pydantic_validator__.validate_assignment(blank, setting.name, setting.default)
             except ValidationError as error:
                 said = f"the default of '{setting.name}' is not allowed: {error.errors()[0]['msg']}"
                 raise DefinitionError(f"{cls.__name__}: {said}") from None

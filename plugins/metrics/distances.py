@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -45,6 +44,8 @@ def frechet_interval(x: np.ndarray, y: np.ndarray, groups: int = 16) -> tuple[fl
         left = [np.delete(sample, part, axis=0) for part in parts]
         values = np.array([frechet_distance(*((rest, y) if i == 0 else (x, rest))) for rest in left])
         variance += (len(parts) - 1) / len(parts) * np.square(values - values.mean()).sum()
+    from scipy import stats  # here, since it takes a second to import
+
     half = float(stats.t.ppf(0.5 + LEVEL / 2, groups - 1) * np.sqrt(variance))
     return value, max(0.0, value - half), value + half
 
@@ -72,5 +73,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, degree: int = 3) -> tuple[floa
         between = (sxy - cross) / ((k - 1) * other)
         left = within - 2 * between
         variance += (k - 1) / k * np.square(left - left.mean()).sum()
+    from scipy import stats
+
     half = float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
     return float(value), float(value - half), float(value + half)
