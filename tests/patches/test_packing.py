@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mutoscope.benchmarks.speed.packing import Work, measure
 from mutoscope.core.checks import Straight
+from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, LatentFact, TokenFact
 from mutoscope.core.objective import Objective
 from mutoscope.core.packing import pack, rows_of, unpack
@@ -22,6 +23,7 @@ from mutoscope.plugins.diffusion.ddpm import Ddpm
 from mutoscope.plugins.diffusion.dit import Dit
 from mutoscope.plugins.diffusion.euler import Euler
 from mutoscope.plugins.diffusion.flow import Flow
+from mutoscope.plugins.patches.navit import NavitDenoiser
 from mutoscope.plugins.patchifiers.dropping import Dropping, beta_of
 from mutoscope.plugins.patchifiers.navit import Navit
 from mutoscope.registry.catalog import Catalog
@@ -161,11 +163,21 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 # What packed clips are for a network
 
 
-@pytest.fixture(params=["adaln_zero", "adaln", "cross"])
-def dit(request: pytest.FixtureRequest) -> Dit:
+@pytest.fixture(params=["adaln_zero", "adaln", "cross", "navit", "navit-fourier", "navit-product"])
+def dit(request: pytest.FixtureRequest) -> LevelDenoiser:
     torch.manual_seed(0)
     fact = TokenFact(4, Grid(3, 4, 3), channels=4, packed=True)
-    part = Dit(fact, GIVEN, Straight(), width=24, depth=2, heads=2, block=request.param)
+    kind = request.param
+    if kind == "navit":
+        part = NavitDenoiser(fact, GIVEN, Straight(), width=24, depth=2, heads=2)
+    elif kind == "navit-fourier":
+        part = NavitDenoiser(
+            fact, GIVEN, Straight(), width=24, depth=2, heads=2, kind="fourier", combine="stack", coordinates="absolute"
+        )
+    elif kind == "navit-product":
+        part = NavitDenoiser(fact, GIVEN, Straight(), width=24, depth=2, heads=2, combine="product")
+    else:
+        part = Dit(fact, GIVEN, Straight(), width=24, depth=2, heads=2, block=kind)
     with torch.no_grad():
         for parameter in part.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -189,7 +201,7 @@ def loss_of(out: Tensor, tokens: Tokens, i: int) -> Tensor:
     return (out[tokens.clip == i + 1].square().mean() * (i + 1)).sum()
 
 
-def test_packed_is_separate(dit: Dit) -> None:
+def test_packed_is_separate(dit: LevelDenoiser) -> None:
     """Outputs and gradients agree to 1e-5; cross-attention included."""
     packing = pack(GRIDS, 20)
     torch.manual_seed(1)
@@ -209,7 +221,7 @@ def test_packed_is_separate(dit: Dit) -> None:
         torch.testing.assert_close(together[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_and_neighbours_change_nothing(dit: Dit) -> None:
+def test_padding_and_neighbours_change_nothing(dit: LevelDenoiser) -> None:
     torch.manual_seed(1)
     packed = pack(GRIDS, 20).fill([torch.randn(grid.cells, 4) for grid in GRIDS])
     level, conditioning = torch.linspace(50, 950, len(GRIDS)), told(len(GRIDS))
@@ -238,7 +250,7 @@ def test_each_clip_weighs_the_same() -> None:
 
 
 @pytest.mark.parametrize(("kind", "objective"), [(Euler, Flow()), (Ancestral, Ddpm())])
-def test_packed_clips_are_sampled_as_alone(kind: type, objective: Objective, dit: Dit) -> None:
+def test_packed_clips_are_sampled_as_alone(kind: type, objective: Objective, dit: LevelDenoiser) -> None:
     fact, conditioning, draw = (
         TokenFact(4, Grid(3, 4, 3), 4, packed=True),
         told(5),
