@@ -48,7 +48,7 @@ class Lfq(Autoencoder):
         stride: Cube = (2, 4, 4),
         width: Width = 96,
         depth: Depth = 2,
-        entropy: NonNegative = 0.02,
+        entropy: NonNegative = 0.2,
         temperature: Positive = 1.0,
     ) -> None:
         super().__init__()
