@@ -70,8 +70,8 @@ class UNet3d(LevelDenoiser):
             for _ in range(depth + 1):
                 stages.append(Stage(before + skips.pop(), w, told, heads, contexts[i], spaces[i]))
                 before = w
-            double = nn.Conv3d(w, w, (1, 3, 3), padding=(0, 1, 1)) if i else None
-            self.up.append(nn.ModuleDict({"stages": nn.ModuleList(stages), **({"double": double} if double else {})}))
+            enlarge = nn.Conv3d(w, w, (1, 3, 3), padding=(0, 1, 1)) if i else None
+            self.up.append(nn.ModuleDict({"stages": nn.ModuleList(stages), **({"enlarge": enlarge} if enlarge else {})}))
         self.norm = nn.GroupNorm(_groups(before), before)
         self.out = nn.Conv3d(before, process.output_width(tokens), (1, 3, 3), padding=(0, 1, 1))
         nn.init.zeros_(self.out.weight)
@@ -97,8 +97,8 @@ class UNet3d(LevelDenoiser):
         for step in self.up:
             for stage in step["stages"]:  # type: ignore[index]
                 x = stage(torch.cat([x, kept.pop()], dim=1), c, *context)
-            if "double" in step:  # type: ignore[operator]
-                x = step["double"](F.interpolate(x, size=kept[-1].shape[2:], mode="nearest"))  # type: ignore[index]
+            if "enlarge" in step:  # type: ignore[operator]
+                x = step["enlarge"](F.interpolate(x, size=kept[-1].shape[2:], mode="nearest"))  # type: ignore[index]
         x = self.out(F.silu(self.norm(x)))
         return rearrange(x, "b d t h w -> b (t h w) d")
 
