@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, final
 
 import torch
@@ -18,6 +18,9 @@ from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Cube, Depth, Natural, Width
 from mutoscope.core.values import Batch, Grid, Latents, Reconstruction
 
+FIRST_LOG_VARIANCE = -6.0
+"""Of the posterior before training: noise of a twentieth of the latents' deviation."""
+
 
 @final
 class CausalKl(Autoencoder):
@@ -29,8 +32,13 @@ class CausalKl(Autoencoder):
     later frame. Cubes of pixels as large as the stride are folded into channels at once, which keeps every convolution
     at the latent resolution and the whole fast on a CPU; residual blocks mix neighbours.
 
-    `encode` gives the posterior's mean, brought to zero mean and unit variance per channel by what `finish` measured.
-    Term `kl`: nats per clip.
+    Both sides are a linear map of each cube, beside which a network learns what no linear map can say. `begin` sets
+    the maps to the principal components of the cubes of training clips and their transpose, the best that a linear
+    autoencoder can do (Baldi & Hornik 1989), so that training starts from there and the latents stay close to pixels.
+
+    `encode` gives the posterior's mean, less its mean per channel and over one deviation for all channels, as `finish`
+    measured them (Rombach et al. 2022, app. G): channels keep their share of the variance, so that what matters little
+    to the picture matters little to a denoiser. Term `kl`: nats per clip.
 
     channels: of the latents. stride: frames, rows, columns of pixels per latent cell. width, depth: of the residual
     blocks on either side. reach: kernel along time.
@@ -58,16 +66,13 @@ class CausalKl(Autoencoder):
         t, h, w = self.stride
         folded = clip.channels * t * h * w
         kernel = (reach, space, space)
-        self.encoder = nn.Sequential(
-            nn.Conv3d(folded, width, 1), *(Residual(width, kernel) for _ in range(depth)), Norm(width),
-            nn.Conv3d(width, 2 * channels, 1),
-        )  # fmt: skip
-        self.decoder = nn.Sequential(
-            nn.Conv3d(channels, width, 1), *(Residual(width, kernel) for _ in range(depth)), Norm(width),
-            nn.Conv3d(width, folded, 1),
-        )  # fmt: skip
+        self.project = nn.Conv3d(folded, channels, 1)
+        self.back = nn.Conv3d(channels, folded, 1)
+        self.encoder = _network(folded, width, depth, kernel, 2 * channels)
+        self.decoder = _network(channels, width, depth, kernel, folded)
+        nn.init.constant_(self.encoder[-1].bias[channels:], FIRST_LOG_VARIANCE)  # type: ignore[index]
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("std", torch.ones(()))
 
     def facts(self) -> Iterable[LatentFact]:
         grid = self.latent_grid(self.clip.frames, self.clip.size)
@@ -83,11 +88,11 @@ class CausalKl(Autoencoder):
 
     def encode(self, video: Tensor) -> Latents:
         mu, _ = self._posterior(video)
-        return Latents((mu - _per_channel(self.mean)) / _per_channel(self.std))
+        return Latents((mu - _per_channel(self.mean)) / self.std)
 
     def decode(self, latents: Latents) -> Tensor:
         assert isinstance(latents.values, Tensor)
-        return self._decoded(latents.values * _per_channel(self.std) + _per_channel(self.mean))
+        return self._decoded(latents.values * self.std + _per_channel(self.mean))
 
     def forward(self, video: Tensor, draw: Draw) -> Reconstruction:
         mu, log_variance = self._posterior(video)
@@ -97,15 +102,28 @@ class CausalKl(Autoencoder):
         return Reconstruction(rebuilt, {"kl": kl})
 
     @torch.no_grad()
+    def begin(self, batches: Iterable[Batch]) -> None:
+        """Sets the linear maps to the principal components of cubes, scaled to latents of unit variance on average."""
+        flat = _columns(_fold(video, self.stride) for video in _videos(batches)).double()
+        centre = flat.mean(1, keepdim=True)
+        variances, directions = torch.linalg.eigh((flat - centre) @ (flat - centre).mT / flat.shape[1])
+        kept = directions[:, -min(self.channels, len(directions)) :].flip(1)
+        kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
+        scale = variances[-kept.shape[1] :].mean().clamp(min=1e-12).sqrt()
+        for layer in (self.project, self.back):
+            nn.init.zeros_(layer.weight)
+        self.project.weight[: kept.shape[1], :, 0, 0, 0] = (kept.mT / scale).to(self.project.weight)
+        self.back.weight[:, : kept.shape[1], 0, 0, 0] = (kept * scale).to(self.back.weight)
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+        self.project.bias[: kept.shape[1]] = -(kept.mT @ centre / scale)[:, 0].to(self.project.weight)  # type: ignore[index]
+        self.back.bias.copy_(centre[:, 0])  # type: ignore[union-attr]
+
+    @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Measures the mean and deviation of each latent channel over training clips."""
-        self.mean.zero_()
-        self.std.fill_(1)
-        clips = [clip for b in batches for clip in (b.video if isinstance(b.video, tuple) else [b.video])]
-        means = [self._posterior(clip if clip.ndim == 5 else clip[None])[0] for clip in clips if clip is not None]
-        flat = torch.cat([rearrange(mu.float(), "b c t h w -> c (b t h w)") for mu in means], dim=1)
+        """Measures the mean of each latent channel and the deviation of all, over training clips."""
+        flat = _columns(self._posterior(video)[0] for video in _videos(batches))
         self.mean.copy_(flat.mean(1))
-        self.std.copy_(flat.std(1).clamp(min=1e-6))
+        self.std.copy_(flat.var(1).mean().sqrt().clamp(min=1e-6))
 
     def _posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         frames, *size = video.shape[2:]
@@ -114,11 +132,21 @@ class CausalKl(Autoencoder):
             raise ShapeError(
                 f"causal_kl codes 1 + k * {t} frames of multiples of {h} x {w}; got {frames} of {size[0]} x {size[1]}"
             )
-        mu, log_variance = self.encoder(_fold(video, self.stride)).chunk(2, dim=1)
-        return mu, log_variance.clamp(-20, 10)
+        cubes = _fold(video, self.stride)
+        more, log_variance = self.encoder(cubes).chunk(2, dim=1)
+        return self.project(cubes) + more, log_variance.clamp(-20, 10)
 
     def _decoded(self, z: Tensor) -> Tensor:
-        return _unfold(self.decoder(z), self.stride)
+        return _unfold(self.back(z) + self.decoder(z), self.stride)
+
+
+def _network(channels: int, width: int, depth: int, kernel: tuple[int, int, int], out: int) -> nn.Sequential:
+    """Residual blocks at the latent resolution, silent at first."""
+    last = nn.Conv3d(width, out, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    blocks = [Residual(width, kernel) for _ in range(depth)]
+    return nn.Sequential(nn.Conv3d(channels, width, 1), *blocks, Norm(width), last)
 
 
 class Residual(nn.Module):
@@ -147,6 +175,19 @@ class Norm(nn.Module):
 
 def _per_channel(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
+
+
+def _videos(batches: Iterable[Batch]) -> Iterator[Tensor]:
+    """The clips of batches, B C T H W, one by one where sizes mix."""
+    for batch in batches:
+        for video in batch.video if isinstance(batch.video, tuple) else (batch.video,):
+            if video is not None:
+                yield video if video.ndim == 5 else video[None]
+
+
+def _columns(maps: Iterable[Tensor]) -> Tensor:
+    """C x cells of B C T H W maps."""
+    return torch.cat([rearrange(x.float(), "b c t h w -> c (b t h w)") for x in maps], dim=1)
 
 
 def _fold(video: Tensor, stride: tuple[int, ...]) -> Tensor:
