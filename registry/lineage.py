@@ -61,20 +61,23 @@ def rows() -> list[dict[str, Any]]:
     `recipe` is None, and `parts` empty, where none ships. `parts` are read from the recipe: `denoiser dit`, each once.
     Needs neither torch nor plugins.
     """
-    return [
-        {
-            **system._asdict(),
-            "recipe": recipe,
-            "paper_recipes": _shipped("paper", system.number),
-            "parts": _parts(recipe),
-        }
-        for system in SYSTEMS
-        for recipe in [next(iter(_shipped("lineage", system.number)), None)]
-    ]
+    small, paper = _shipped("lineage"), _shipped("paper")
+    found = []
+    for system in SYSTEMS:
+        recipe = next(iter(small.get(system.number, [])), None)
+        papers = paper.get(system.number, [])
+        found.append({**system._asdict(), "recipe": recipe, "paper_recipes": papers, "parts": _parts(recipe)})
+    return found
 
 
-def _shipped(folder: str, number: int) -> list[str]:
-    return [f"{folder}/{stem}" for stem in shipped.names((folder,)) if stem.partition("-")[0] == f"{number:02d}"]
+def _shipped(folder: str) -> dict[int, list[str]]:
+    """The recipes of a folder by the number that their names begin with."""
+    found: dict[int, list[str]] = {}
+    for stem in shipped.names((folder,)):
+        number = stem.partition("-")[0]
+        if number.isdecimal():
+            found.setdefault(int(number), []).append(f"{folder}/{stem}")
+    return found
 
 
 def _parts(recipe: str | None) -> list[str]:
@@ -89,7 +92,7 @@ def _parts(recipe: str | None) -> list[str]:
 
 
 def _named(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(role, name) of the parts at the top, in stages and in phases; what is nested in them is under its own key."""
+    """(role, name) of the parts at the top, in stages and in phases; of what is nested in them, (address, name)."""
     for role in PARTS:
         for value in _listed(data.get(role)):
             yield from _part(role, value)
@@ -109,7 +112,7 @@ def _part(role: str, value: Any) -> Iterator[tuple[str, str]]:
             yield role, value["type"]
         for key, inner in value.items():
             if isinstance(inner, Mapping):
-                yield from _part(key, inner)
+                yield from _part(f"{role}.{key}", inner)
 
 
 def _listed(value: Any) -> list[Any]:

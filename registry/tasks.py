@@ -123,8 +123,8 @@ def _asked(field: str, models: Sequence[Model]) -> Task:
     if names:
         clip = models[-1].clip
         range_of = {"label": f"; 0 to {clip.classes - 1}", "actions": f"; 0 to {clip.actions - 1}, one per frame"}
-        return Task(ASKED[field], True, f"{_listed(names)} reads the {field}{range_of.get(field, '')}")
-    return Task(ASKED[field], False, f"no conditioner reads a {field}; there is {_listed(_conditioners(models))}")
+        return Task(ASKED[field], True, f"{_listed(names)} reads {field}{range_of.get(field, '')}")
+    return Task(ASKED[field], False, f"no conditioner reads {field}; there is {_listed(_conditioners(models))}")
 
 
 def _known(models: Sequence[Model]) -> Task:
@@ -169,11 +169,16 @@ def _image(stage: Stage) -> Task:
 
 
 def _durations(stage: Stage) -> Task:
-    clip = stage.whole.clip
-    exact = [n for n in range(1, REACH * clip.frames + 1) if n != clip.frames and _exact(stage, (n, *clip.size))]
-    other = next((n for n in exact if n > clip.frames), 2 * clip.frames)
-    few = ", ".join(map(str, [n for n in exact if n > 1][:4]))
-    return _shaped(stage, "other durations", (other, *clip.size), f"{few or other} frames, say")
+    """Longer clips, or shorter ones at least."""
+    clip, name = stage.whole.clip, "other durations"
+    exact = [n for n in range(2, REACH * clip.frames + 1) if n != clip.frames and _exact(stage, (n, *clip.size))]
+    longer = next((n for n in exact if n > clip.frames), 2 * clip.frames)
+    few = ", ".join(map(str, exact[:4])) or str(longer)
+    task = _shaped(stage, name, (longer, *clip.size), f"{few} frames, say")
+    shorter = [n for n in exact if n < clip.frames and not _stuck(stage, (n, *clip.size))]
+    if task.possible or not shorter:
+        return task
+    return Task(name, True, f"{', '.join(map(str, shorter[:4]))} frames, say; none longer: {task.why}")
 
 
 def _sizes(stage: Stage) -> Task:
@@ -192,7 +197,7 @@ def _shaped(stage: Stage, task: str, shape: tuple[int, int, int], example: str) 
         )
     stuck = _stuck(stage, shape)
     if stuck:
-        return Task(task, False, f"{stuck} does not run on {said}")
+        return Task(task, False, stuck)
     if whole == shape:
         return Task(task, True, example)
     return Task(task, True, f"{example}; {whole[0]} frames of {whole[1]} x {whole[2]} are sampled and trimmed")
@@ -203,13 +208,12 @@ def _exact(stage: Stage, shape: tuple[int, int, int]) -> bool:
 
 
 def _stuck(stage: Stage, shape: tuple[int, int, int]) -> str | None:
-    """The part that does not run on video of a shape, where it does run on training clips."""
-    model = stage.whole
-    for role in ("denoiser", "autoencoder"):
-        runs = _denoises if role == "denoiser" else _decodes
-        trained = (model.clip.frames, *model.clip.size)
-        if not runs(stage, _at(stage, shape)) and runs(stage, _at(stage, trained)):
-            return getattr(model, role).name
+    """Why a part does not run on video of a shape, where it does run on training clips."""
+    clip = stage.whole.clip
+    for runs in (_denoises, _decodes):
+        why = runs(stage, _at(stage, shape))
+        if why and not runs(stage, _at(stage, (clip.frames, *clip.size))):
+            return f"{why} ({shape[0]} frames of {shape[1]} x {shape[2]})"
     return None
 
 
@@ -226,20 +230,28 @@ def _at(stage: Stage, shape: tuple[int, int, int]) -> Facts:
     return facts.with_(more)
 
 
-def _denoises(stage: Stage, facts: Facts) -> bool:
-    return forward_flops(stage.whole.denoiser, "denoiser", facts) is not None
+def _denoises(stage: Stage, facts: Facts) -> str:
+    """Why the denoiser does not run on clips of these facts; nothing where it does."""
+    denoiser = stage.whole.denoiser
+    try:
+        flops = forward_flops(denoiser, "denoiser", facts)
+    except MutoscopeError as error:
+        return getattr(error, "problem", "") or str(error)
+    return "" if flops is not None else f"{denoiser.name} does not run on it"
 
 
-def _decodes(stage: Stage, facts: Facts) -> bool:
-    latents = latent_values(facts, 1)
-    if latents is None:
-        return True
+def _decodes(stage: Stage, facts: Facts) -> str:
+    """Why the autoencoder does not decode latents of these facts; nothing where it does."""
+    autoencoder, latents = stage.whole.autoencoder, latent_values(facts, 1)
     try:
         with torch.no_grad():
-            stage.whole.autoencoder.decode(latents)
+            if latents is not None:
+                autoencoder.decode(latents)
+    except MutoscopeError as error:
+        return getattr(error, "problem", "") or str(error)
     except UNRUNNABLE:
-        return False
-    return True
+        return f"{autoencoder.name} does not decode it"
+    return ""
 
 
 def _conditioners(models: Sequence[Model]) -> list[str]:

@@ -86,21 +86,21 @@ def test_tasks(verb: Callable, run: Path, tmp_path: Path):
         "other sizes",
         "guidance",
     }
-    assert rows["text to video"]["why"] == "text reads the prompt"
-    assert rows["class to video"]["why"] == "no conditioner reads a label; there is text"
+    assert rows["text to video"]["why"] == "text reads prompt"
+    assert rows["class to video"]["why"] == "no conditioner reads label; there is text"
     assert "3, 7, 9, 11 frames" in rows["other durations"]["why"]
     assert all(set(row) == {"task", "possible", "why"} and row["why"] for row in rows.values())
     verb("export", run, tmp_path / "model")
     assert verb("tasks", tmp_path / "model", "--json").json == list(rows.values())
     table = verb("tasks", run)
-    assert "no conditioner reads a label" in " ".join(table.out.split())
+    assert "no conditioner reads label" in " ".join(table.out.split())
 
 
 def test_tasks_of_a_cascade(verb: Callable, cascade: Path):
     rows = {row["task"]: row for row in verb("tasks", cascade, "--json").json}
     asked = [rows[task]["possible"] for task in ("text to video", "class to video", "actions to video")]
     assert asked == [True, True, True]
-    assert rows["actions to video"]["why"].startswith("actions reads the actions; 0 to ")
+    assert rows["actions to video"]["why"].startswith("actions reads actions; 0 to ")
 
 
 def test_tasks_say_what_the_parts_are_in_the_way_of(verb: Callable, run: Path):
@@ -113,6 +113,22 @@ def test_tasks_say_what_the_parts_are_in_the_way_of(verb: Callable, run: Path):
     assert not rows["guidance"]["possible"]
     assert "learned to be told nothing" in rows["guidance"]["why"]
     assert rows["other durations"]["why"].startswith("9, 13, 17 frames")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "impossible"),
+    [
+        ("lineage/05-mocogan", {"text to video", "other sizes", "guidance"}),
+        ("lineage/08-videogpt", {"class to video", "other sizes"}),
+        ("lineage/18-navit", {"class to video", "actions to video", "known frames"}),
+    ],
+)
+def test_tasks_of_other_families(recipe: str, impossible: set[str], verb: Callable, tmp_path: Path):
+    """Found out from their parts, which say themselves what they cannot do."""
+    (tmp_path / "recipe.yaml").write_text(load_recipe(recipe).dump())
+    rows = {row["task"]: row for row in verb("tasks", tmp_path, "--json").json}
+    assert impossible <= {task for task, row in rows.items() if not row["possible"]}
+    assert len(rows) == 8
 
 
 def test_tasks_mistakes(refused: Callable, tmp_path: Path):
