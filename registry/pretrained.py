@@ -88,6 +88,10 @@ def save_pretrained(model: Model | Cascade | Answering, folder: str | Path) -> P
     bad = next((n for n, t in made.state_dict().items() if t.is_floating_point() and not t.isfinite().all()), None)
     if bad is not None:
         raise InputError(f"{bad} is not finite; nothing is saved of this model")
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
     need_space(folder.absolute().parent, sum(t.numel() * t.element_size() for t in made.state_dict().values()))
     with whole_folder(folder) as temporary:
         stages = [_save_stage(temporary, name, stage, said) for name, stage, said in _said(made)]

@@ -11,8 +11,10 @@ import torch
 
 import mutoscope
 from mutoscope.core.errors import InputError
+from mutoscope.core.generation import Request, generate
 from mutoscope.core.model import Model
 from mutoscope.core.storage.weights import load_tensors, save_tensors
+from mutoscope.registry import shipped
 from mutoscope.registry.assembly import assemble
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.contract import settings_of
@@ -81,6 +83,23 @@ def test_a_cascade(cascade: Path, tmp_path: Path):
     video = run.generate(PROMPT, labels=(3,), actions=((1,) * 5,))
     assert video.shape == (1, 3, 5, 16, 16)
     assert torch.equal(video, again.generate(PROMPT, labels=(3,), actions=((1,) * 5,)))
+
+
+QUICK = ("03-world-model", "05-mocogan", "14-gpt3", "18-navit")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in shipped.names(("lineage",))]
+)
+def test_every_system_comes_back(name: str, tmp_path: Path):
+    """Of any family: the same weights and, to the bit, the same sample."""
+    model = assemble(load_recipe(f"lineage/{name}"), Catalog.load(), "cpu").model.eval()
+    mutoscope.save_pretrained(model, tmp_path / "model")
+    again = mutoscope.from_pretrained(tmp_path / "model", device="cpu")
+    state = again.model.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(generate(model, Request(seed=2)).video, again.generate(request=Request(seed=2)))
 
 
 def test_the_data_is_not_needed(saved: Path, own: Path, tmp_path: Path):

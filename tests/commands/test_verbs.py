@@ -135,7 +135,12 @@ def test_tasks_mistakes(refused: Callable, tmp_path: Path):
     assert "not a run folder" in refused("tasks", tmp_path)
 
 
+def test_export_makes_the_folders_above(verb: Callable, run: Path, tmp_path: Path):
+    assert verb("export", run, tmp_path / "a" / "b").lines == [str(tmp_path / "a" / "b")]
+
+
 def test_export_mistakes(refused: Callable, run: Path, tmp_path: Path):
+    assert "cannot be made" in refused("export", run, run / "recipe.yaml" / "x")
     assert "is there already" in refused("export", run, run)
     assert "not a run folder" in refused("export", tmp_path, tmp_path / "x")
 
