@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,23 +80,24 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_load() -> Iterator[None]:
+LOADED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def one_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the environment's plugins takes a second and always gives the same."""
-    load, kept = Loader.load_installed, []
+    load = Loader.load_installed
 
     def once(loader: Loader, entries: Any = None) -> None:
         if entries is not None or loader.strict:
             load(loader, entries)
             return
-        if not kept:
+        if not LOADED:
             load(loader)
-            kept.extend([list(loader.plugins), list(loader.failures), dict(loader._owners)])
-        loader.plugins, loader.failures, loader._owners = list(kept[0]), list(kept[1]), dict(kept[2])
+            LOADED.extend([list(loader.plugins), list(loader.failures), dict(loader._owners)])
+        loader.plugins, loader.failures, loader._owners = list(LOADED[0]), list(LOADED[1]), dict(LOADED[2])
 
-    Loader.load_installed = once  # type: ignore[method-assign]
-    yield
-    Loader.load_installed = load  # type: ignore[method-assign]
+    monkeypatch.setattr(Loader, "load_installed", once)
 
 
 @pytest.fixture
