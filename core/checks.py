@@ -2,7 +2,7 @@
 
 `checks_of(part)` lists the checks of a part's role; each is a function of a `Bench`, which builds the part, small, with
 the facts it needs and stand-in siblings. A check raises AssertionError with a sentence. A part says what makes it
-small in `tiny`, and that it mixes its batch in `mixes_batch`.
+small in `tiny`, that it mixes its batch in `mixes_batch`, and what it cannot be tried without in `material`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, get_args, get_origin
 
 import torch
@@ -86,11 +88,20 @@ class Bench:
     def __init__(self, part: type[Component], nested: Callable[[Nested, Facts], Any] | None = None) -> None:
         self.part, self.nested = part, nested
         self.facts = Facts(_facts_for(part))
+        self.folder: TemporaryDirectory[str] | None = None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those that make the part small, and point to its material; that lasts as long as the bench."""
+        if self.part.material.__func__ is Component.material.__func__:
+            return dict(self.part.tiny)
+        self.folder = TemporaryDirectory(prefix="mutoscope-")
+        return {**self.part.tiny, **self.part.material(Path(self.folder.name))}
 
     def build(self, seed: int = 0, device: str = "cpu") -> Any:
         """The part, with the weights of a seed."""
         given = [_chosen(parameter, self.facts) for parameter in _positional(self.part)]
-        settings = dict(self.part.tiny)
+        settings = dict(self.settings)
         lent = self.facts.with_(self.part.lend(self.facts))
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)

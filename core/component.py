@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -60,6 +61,12 @@ class Component:
     def lend(cls, facts: Facts) -> Iterable[Any]:
         """Further facts for the parts nested in this one, derived from those published so far."""
         return ()
+
+    @classmethod
+    def material(cls, folder: Path) -> dict[str, Any]:
+        """What the part cannot be tried without in the contract checks: writes it into an empty folder, and gives the
+        settings that point to it, beside those of `tiny`. Nothing by default."""
+        return {}
 
     @classmethod
     def summary(cls) -> str:

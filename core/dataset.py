@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Dataset(Component, ABC):
     """
 
     role: ClassVar[str] = "data"
-    fixed: ClassVar[bool] = True
+    fixed: bool = True
 
     @abstractmethod
     def length(self, split: str) -> int:
@@ -45,6 +45,11 @@ class Dataset(Component, ABC):
     def sizes(self, split: str, indices: Sequence[int]) -> list[tuple[int, int, int]] | None:
         """Frames, rows, columns of clips without making them, where sizes mix and packing wants to know; else None."""
         return None
+
+    def report(self) -> dict[str, Any]:
+        """What a run should keep on record of its data, JSON-able, such as files that were skipped and why; nothing by
+        default. A `note` in it is one line that is worth telling at once, or empty."""
+        return {}
 
     def fingerprint(self) -> str:
         """Names the data's version: two fingerprints do not share a table."""

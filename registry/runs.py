@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mutoscope.core.dataset import Dataset
 from mutoscope.core.errors import InputError
 from mutoscope.core.generation import Generated, Request, generate
 from mutoscope.core.model import Cascade, Model
@@ -64,7 +65,12 @@ def train_recipe(
     if processes.first:
         with RunLock(folder):
             _claim(folder, recipe, assembled, processes.device)
-            return folder, assembled, train(assembled.model, assembled.plan, folder, processes, store, progress)
+            _record(folder, assembled.dataset, progress)
+            try:
+                position = train(assembled.model, assembled.plan, folder, processes, store, progress)
+            finally:
+                _record(folder, assembled.dataset)
+            return folder, assembled, position
     return folder, assembled, train(assembled.model, assembled.plan, folder, processes, store, progress)
 
 
@@ -86,7 +92,7 @@ def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[
     roles = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
     seen = roles if phase.learn == "denoiser" else (phase.learn,)
     model = assembled.model if isinstance(assembled.model, Model) else dict(assembled.model.items())[phase.stage]
-    depends = {"data": data.get("data"), "stage": phase.stage}
+    depends = {"data": data.get("data"), "version": assembled.dataset.fingerprint(), "stage": phase.stage}
     if isinstance(said, dict):
         depends |= {role: said.get(role) for role in seen}
     else:
@@ -121,6 +127,16 @@ def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.dev
             "environment": environment(device),
         },
     )
+
+
+def _record(folder: Path, dataset: Dataset, progress: Progress | None = None) -> None:
+    """Keeps what the data reports in `data.json`; progress: is told its note."""
+    report = dataset.report()
+    if not report:
+        return
+    if progress is not None and report.get("note"):
+        progress.note(f"{report['note']}; see {folder / 'data.json'}")
+    write_json(folder / "data.json", report)
 
 
 class Answering:

@@ -9,6 +9,7 @@ from mutoscope.core.plugin import hookimpl
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.data.digits import Digits
+    from mutoscope.plugins.data.folder import Folder
     from mutoscope.plugins.data.noise import Noise
 
-    return [Noise, Digits]
+    return [Noise, Digits, Folder]
