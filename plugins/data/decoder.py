@@ -288,8 +288,9 @@ class _opened:
 
     def __enter__(self) -> tuple[Any, Any]:
         if not self.container.streams.video:
+            sound = bool(self.container.streams.audio)
             self.container.close()
-            raise Damage("has no video, only sound" if self.container.streams.audio else "has no video")
+            raise Damage("has no video, only sound" if sound else "has no video")
         stream = self.container.streams.video[0]
         if stream.codec_context is None:
             self.container.close()
@@ -360,12 +361,8 @@ def _answer(job: dict[str, Any], memory: int, alive: Callable[[int], None]) -> d
     if job["do"] == "probe":
         return probe(job["paths"], job["verify"], alive)
     shape = (len(job["due"]), *job["stored"], 3)
-    with mmap.mmap(memory, int(np.prod(shape))) as shared:
-        out = np.frombuffer(shared, np.uint8).reshape(shape)
-        try:
-            read(job["paths"], job["due"], out, job["ordered"], job["seek"], alive)
-        finally:
-            del out
+    out = np.frombuffer(mmap.mmap(memory, int(np.prod(shape))), np.uint8).reshape(shape)
+    read(job["paths"], job["due"], out, job["ordered"], job["seek"], alive)
     return {}
 
 
@@ -388,7 +385,7 @@ def _jobs() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Answers jobs until standard input ends. Arguments: descriptor of the shared memory, most bytes of address space."""
+    """Answers jobs until standard input ends. Arguments: the shared memory, and most bytes of address space."""
     memory, most = int(sys.argv[1]), int(sys.argv[2])
     if most:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

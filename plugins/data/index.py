@@ -66,7 +66,7 @@ def index(root: Path, entries: Sequence[Entry], pool: Pool, verify: bool) -> dic
             results[entry.name] = f"cannot be read: {error.strerror}"
             continue
         before = known.get(entry.name)
-        found = _restored(before) if before and before.get("mark") == mark else None
+        found = _restored(before) if isinstance(before, dict) and before.get("mark") == mark else None
         if entry.gap:
             results[entry.name] = entry.gap
         elif found is not None:
@@ -162,11 +162,11 @@ def _read_cache(place: Path, verify: bool) -> Mapping[str, Any]:
         said = json.loads(place.read_text(encoding="utf-8"))
         files = said.pop("files")
         return files if said == _head(verify) and isinstance(files, dict) else {}
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _write_cache(place: Path, verify: bool, files: Mapping[str, Any]) -> None:
     # Without a cache the folder is looked through again the next time.
-    with suppress(WorkError):
+    with suppress(WorkError, OSError):
         write_text(place, json.dumps({**_head(verify), "files": files}))

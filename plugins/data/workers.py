@@ -119,7 +119,8 @@ class Worker:
         """The next line that is no mere sign of life."""
         stdout = self._child().stdout
         assert stdout is not None
-        pipe = stdout.fileno()
+        pipe, waiting = stdout.fileno(), select.poll()
+        waiting.register(pipe, select.POLLIN)
         deadline = time.monotonic() + self.timeout
         while True:
             line, found, rest = self.unread.partition(b"\n")
@@ -130,7 +131,7 @@ class Worker:
                     return answer
                 deadline = time.monotonic() + self.timeout
                 continue
-            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
             more = os.read(pipe, 1 << 16)
             if not more:
