@@ -357,11 +357,24 @@ def _said(size: Any) -> str:
 # The child
 
 
-def _answer(job: dict[str, Any], memory: int, alive: Callable[[int], None]) -> dict[str, Any]:
+class Shared:
+    """The memory that pixels go out through; mapped again only when it has grown: mapping costs a fault a page."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.map: mmap.mmap | None = None
+
+    def pixels(self, shape: tuple[int, ...]) -> np.ndarray:
+        count = int(np.prod(shape))
+        if self.map is None or len(self.map) < count:
+            self.map = mmap.mmap(self.file, os.fstat(self.file).st_size)
+        return np.frombuffer(self.map, np.uint8, count).reshape(shape)
+
+
+def _answer(job: dict[str, Any], shared: Shared, alive: Callable[[int], None]) -> dict[str, Any]:
     if job["do"] == "probe":
         return probe(job["paths"], job["verify"], alive)
-    shape = (len(job["due"]), *job["stored"], 3)
-    out = np.frombuffer(mmap.mmap(memory, int(np.prod(shape))), np.uint8).reshape(shape)
+    out = shared.pixels((len(job["due"]), *job["stored"], 3))
     read(job["paths"], job["due"], out, job["ordered"], job["seek"], alive)
     return {}
 
@@ -386,7 +399,7 @@ def _jobs() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Answers jobs until standard input ends. Arguments: the shared memory, and most bytes of address space."""
-    memory, most = int(sys.argv[1]), int(sys.argv[2])
+    shared, most = Shared(int(sys.argv[1])), int(sys.argv[2])
     if most:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -405,7 +418,7 @@ def main() -> None:
     for job in _jobs():
         told = time.monotonic()
         try:
-            answer = {"ok": _answer(job, memory, alive)}
+            answer = {"ok": _answer(job, shared, alive)}
         except Exception as error:
             answer = {"damage": reason(error)}
         answers.write(json.dumps(answer).encode() + b"\n")

@@ -208,9 +208,7 @@ def corners(video: torch.Tensor) -> str:
     ("degrees", "seen"), [(0, "rgb-"), (90, "g-rb"), (180, "-bgr"), (270, "br-g")]
 )  # counter-clockwise, as libavutil's av_display_rotation_get counts them
 def test_rotation_is_respected(tmp_path, make, open_folder, degrees, seen):
-    make.video(
-        tmp_path / "a.mp4", frames=4, image=corner, prepare=lambda stream: stream.set_display_rotation(degrees)
-    )
+    make.video(tmp_path / "a.mp4", frames=4, image=corner, prepare=lambda stream: stream.set_display_rotation(degrees))
     size = (50, 34) if degrees in (90, 270) else (34, 50)
     dataset = open_folder(tmp_path, frames=2, fps=24, fit="native", size=(64, 64), multiple=(1, 1))
     video = dataset.batch("train", [0]).video[0]
