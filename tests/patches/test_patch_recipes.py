@@ -20,7 +20,7 @@ PAPER = sorted(
     path.stem for path in (folder() / "paper").glob("*.yaml") if path.stem[:2] in ("15", "16", "17", "18", "26")
 )
 LINEAGE = ("15-vit", "16-vivit", "17-mae", "18-navit", "26-dit")
-QUICK = ("15-vit-b-16", "17-mae-b-16", "18-navit-b-16", "26-dit-s-8", "26-dit-b-4", "26-dit-xl-2-in-context")
+QUICK = ("15-vit-b-16", "17-mae-b-16", "18-navit-b-16", "26-dit-s-8")
 EXACT = {
     "15-vit-b-16": 86_567_656,
     "15-vit-l-16": 304_326_632,
