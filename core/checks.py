@@ -20,7 +20,16 @@ from torch import Tensor, nn
 
 from mutoscope.core.component import Component, Facts, Nested
 from mutoscope.core.denoiser import FrameDenoiser, LevelDenoiser, OneStepDenoiser, TokenDenoiser
-from mutoscope.core.facts import ClipFact, ConditioningFact, FeatureFact, FieldFact, LatentFact, TokenFact
+from mutoscope.core.facts import (
+    ClassifierFact,
+    ClipFact,
+    ConditioningFact,
+    EarlierFact,
+    FeatureFact,
+    FieldFact,
+    LatentFact,
+    TokenFact,
+)
 from mutoscope.core.process import FrameProcess, LevelProcess, OneStepProcess, TokenProcess
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Batch, Conditioning, Grid, Latents, Tokens
@@ -155,6 +164,7 @@ class Bench:
     def batch(self, clips: int = 3) -> Batch:
         """A batch of noise video with captions, labels and actions."""
         draw, fact = self.draw(clips), self.facts.get(ClipFact) or CLIP
+        earlier = self.facts.get(EarlierFact)
         video = draw.uniform("video", fact.channels, fact.frames, *fact.size) * 2 - 1
         return Batch(
             video=video,
@@ -162,6 +172,7 @@ class Bench:
             label=torch.arange(clips) % max(fact.classes, 1),
             actions=torch.arange(clips * fact.frames).view(clips, -1) % max(fact.actions, 1),
             clips=tuple(range(clips)),
+            earlier=draw.uniform("earlier", earlier.channels, earlier.frames, *earlier.size) if earlier else None,
         )
 
 
@@ -321,6 +332,7 @@ def check_clips_are_embedded_alone(bench: Bench) -> None:
         label=None if batch.label is None else batch.label[:1],
         actions=None if batch.actions is None else batch.actions[:1],
         clips=batch.clips[:1],
+        earlier=None if batch.earlier is None else batch.earlier[:1],
     )
     together, alone = part.embed(batch, bench.draw(3)), part.embed(one, bench.draw(1))
     for name in ("pooled", "sequence", "per_frame", "cells"):
@@ -491,6 +503,8 @@ def _facts_for(part: type[Component]) -> Iterator[Any]:
     yield replace(TOKEN, codebook=CODES if ids else None, width=1 if ids else TOKEN.width)
     yield GIVEN
     yield FeatureFact(8, Grid(CLIP.frames, 4, 4), (1, 4, 4))
+    yield ClassifierFact(None, GIVEN.vocabulary, TOKEN.width)
+    yield EarlierFact(CLIP.channels, GRID.frames, (GRID.rows // 2, GRID.columns // 2))
     yield FieldFact(TOKEN.channels, GRID.frames, (GRID.rows * 4, GRID.columns * 4))
     for kind, needs in wanted.items():
         for process in PROCESSES:

@@ -84,6 +84,18 @@ class FeatureFact:
 
 
 @dataclass(frozen=True)
+class ClassifierFact:
+    """Published by a tower that tells the class of noisy clips, for the sampler that it guides.
+
+    classifier: the tower itself. classes: of its logits. channels: of the video that it looks at.
+    """
+
+    classifier: Any
+    classes: int
+    channels: int
+
+
+@dataclass(frozen=True)
 class FieldFact:
     """Lent by an objective to its discriminators: the channels, frames and size of the grids they judge."""
 

@@ -21,7 +21,7 @@ from mutoscope.core.tower import Tower
 from mutoscope.core.values import Batch, Conditioning
 from mutoscope.core.writer import Writer
 
-ROLES = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "sampler", "tower", "writer")
+ROLES = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "sampler", "writer")
 """The roles of a model, in the order in which their facts are published."""
 
 GENERATING = ("autoencoder", "patchifier", "objective", "denoiser", "sampler")

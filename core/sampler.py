@@ -21,6 +21,8 @@ class Sampler(Component, nn.Module, ABC):
 
     role: ClassVar[str] = "sampler"
     accepts: ClassVar[type] = Denoiser
+    uses_source: ClassVar[bool] = False
+    """Whether it edits the values that a canvas comes with."""
     candidates: int = 1
     """Clips sampled for each one asked for; the verb keeps the one that `scores` likes best."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mutoscope.core.component import Facts
 from mutoscope.core.facts import (
+    ClassifierFact,
     ClipFact,
     ConditioningFact,
     EarlierFact,
@@ -30,6 +31,7 @@ PUBLISHERS: dict[type, str] = {
     Process: "objective",
     FieldFact: "owner",
     FeatureFact: "tower",
+    ClassifierFact: "tower",
     EarlierFact: "stage",
 }
 """The role that publishes each kind of fact; `owner` lends it to nested parts, `stage` is the one before."""

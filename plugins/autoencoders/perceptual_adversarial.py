@@ -62,7 +62,12 @@ class PerceptualAdversarial(Objective):
         self.perceptual, self.discriminator = perceptual, discriminator
         self.perceptual.frozen = True  # pyright: ignore[reportArgumentType]
         self.perceptual.requires_grad_(False)
-        self.perceptual_weight, self.adversarial, self.start, self.reduce = perceptual_weight, adversarial, start, reduce
+        self.perceptual_weight, self.adversarial, self.start, self.reduce = (
+            perceptual_weight,
+            adversarial,
+            start,
+            reduce,
+        )
         self.weights = {"kl": kl, "commitment": commitment, "codebook": codebook}
 
     @classmethod

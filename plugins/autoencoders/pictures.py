@@ -20,7 +20,14 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, channels: int, out: int, width: int, widths: Sequence[int], depth: int, attend: Sequence[int], middle: bool
+        self,
+        channels: int,
+        out: int,
+        width: int,
+        widths: Sequence[int],
+        depth: int,
+        attend: Sequence[int],
+        middle: bool,
     ) -> None:
         super().__init__()
         self.embed = nn.Conv2d(channels, width, 3, padding=1)

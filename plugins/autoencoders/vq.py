@@ -68,9 +68,7 @@ class Vq(Autoencoder):
     def facts(self) -> Iterable[LatentFact]:
         grid, codes = self.latent_grid(self.clip.frames, self.clip.size), len(self.codebook.vectors)
         stride = (1, self.stride, self.stride)
-        yield LatentFact(
-            self.channels, stride, grid, codebook=codes if self.ids else None, mixed=self.clip.mixed
-        )
+        yield LatentFact(self.channels, stride, grid, codebook=codes if self.ids else None, mixed=self.clip.mixed)
 
     def latent_grid(self, frames: int, size: tuple[int, int]) -> Grid:
         return Grid(frames, -(-size[0] // self.stride), -(-size[1] // self.stride))

@@ -14,7 +14,6 @@ from mutoscope.core.values import Prediction
 from mutoscope.plugins.diffusion.stepping import Interval, LevelSampler, Walk, posterior
 
 Variance = Literal["large", "small"]
-TINY = 1e-20
 
 
 def ancestral_step(
@@ -37,12 +36,21 @@ def ancestral_step(
     mean = q.of_clean * x0 + q.of_noisy * prediction.at
     if z is None:
         return mean
+    spread = step_variance(prediction, now, then, variance)
+    return mean + (spread.sqrt() if isinstance(spread, Tensor) else math.sqrt(spread)) * z
+
+
+def step_variance(
+    prediction: Prediction, now: tuple[float, float], then: tuple[float, float], variance: Variance
+) -> Tensor | float:
+    """The variance of the step between two times: what the network has learned, else the fixed one. B N D or a number."""
     if prediction.log_variance is not None:
-        return mean + (0.5 * prediction.log_variance.float()).exp() * z
-    if prediction.share is not None:
-        low, high = math.log(max(q.variance, TINY)), math.log(max(q.forward, TINY))
-        return mean + (0.5 * (low + (high - low) * prediction.share.float())).exp() * z
-    return mean + math.sqrt(q.forward if variance == "large" else q.variance) * z
+        return prediction.log_variance.float().exp()
+    q = posterior(now, then)
+    if prediction.share is not None and q.variance > 0:
+        low, high = math.log(q.variance), math.log(q.forward)
+        return (low + (high - low) * prediction.share.float()).exp()
+    return q.forward if variance == "large" else q.variance
 
 
 @final

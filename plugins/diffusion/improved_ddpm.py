@@ -185,4 +185,3 @@ class ImprovedDdpm(Objective):
         rank = (t[:, None] == t[None]).tril(-1).sum(1)
         self.history[t, (self.seen[t] + rank) % KEPT] = loss.to(self.history)
         self.seen.index_add_(0, t, torch.ones_like(t))
-

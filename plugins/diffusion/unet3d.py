@@ -71,7 +71,9 @@ class UNet3d(LevelDenoiser):
                 stages.append(Stage(before + skips.pop(), w, told, heads, contexts[i], spaces[i]))
                 before = w
             enlarge = nn.Conv3d(w, w, (1, 3, 3), padding=(0, 1, 1)) if i else None
-            self.up.append(nn.ModuleDict({"stages": nn.ModuleList(stages), **({"enlarge": enlarge} if enlarge else {})}))
+            self.up.append(
+                nn.ModuleDict({"stages": nn.ModuleList(stages), **({"enlarge": enlarge} if enlarge else {})})
+            )
         self.norm = nn.GroupNorm(_groups(before), before)
         self.out = nn.Conv3d(before, process.output_width(tokens), (1, 3, 3), padding=(0, 1, 1))
         nn.init.zeros_(self.out.weight)

@@ -252,7 +252,12 @@ def test_the_discriminator_takes_part_from_its_start_on() -> None:
 
 def test_the_adaptive_weight_balances_gradients_at_the_last_layer() -> None:
     """The weighted adversarial gradient there is as long as the reconstruction's."""
-    part, ours, given, draw = trained(adversarial=1.0, kl=0.0), Kl(CLIP, **Kl.tiny), example(), Draw(0, "t", 0, (0, 1, 2))
+    part, ours, given, draw = (
+        trained(adversarial=1.0, kl=0.0),
+        Kl(CLIP, **Kl.tiny),
+        example(),
+        Draw(0, "t", 0, (0, 1, 2)),
+    )
     last = ours.decoder.out.weight
     assert [p for p in ours.parameters() if p.ndim >= 2][-1] is last
     made = ours(given.batch.video, draw).video

@@ -249,7 +249,10 @@ def test_edm_steps_are_the_independent_sources(token, exact, by_time) -> None:
 
 
 def test_nothing_happens_at_share_zero_but_mirroring() -> None:
-    tokens, draw = Tokens.canvas(Grid(2, 6, 6), 40).with_values(torch.randn(40, 72, 3)), Draw(0, "a", 0, tuple(range(40)))
+    tokens, draw = (
+        Tokens.canvas(Grid(2, 6, 6), 40).with_values(torch.randn(40, 72, 3)),
+        Draw(0, "a", 0, tuple(range(40))),
+    )
     made, label = augmented(tokens, draw, 0.0)
     assert label.shape == (40, LABEL)
     assert (label[:, 1:] == 0).all()
