@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mutoscope.core.denoiser import TokenDenoiser
+from mutoscope.core.denoiser import FrameDenoiser, TokenDenoiser
 from mutoscope.core.errors import InputError, Interrupted
 from mutoscope.core.model import Model, stages_of
 from mutoscope.core.randomness import key
@@ -260,7 +260,7 @@ class Training:
     def _call(self, phase: Phase, hook: str, model: Model) -> None:
         """Calls a learner's `begin` or `finish` with a few training batches, where it has one."""
         learner = model.part(phase.learn)
-        if hasattr(learner, hook):
+        if hasattr(learner, hook) and not (hook == "begin" and isinstance(learner, FrameDenoiser)):  # begins clips
             getattr(learner, hook)(self._calibration())
 
     def _lend_codes(self, phase: Phase, model: Model) -> None:

@@ -17,7 +17,7 @@ from mutoscope.core.objective import Objective
 from mutoscope.core.process import OneStepProcess
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Natural, NonNegative, Share
-from mutoscope.core.values import Conditioning, Example, Losses, Tokens
+from mutoscope.core.values import Conditioning, Example, Losses
 from mutoscope.plugins.adversarial.augment import Change, augmented
 from mutoscope.plugins.adversarial.grids import field_of, grid_of
 from mutoscope.plugins.adversarial.losses import LOSSES, gradient_of, split

@@ -24,7 +24,7 @@ def test_vgan_composes_foreground_and_background_by_its_mask(make):
     noise = learner.noise(CANVAS, DRAW)
     f, m, b = learner.parted(noise, Conditioning())
     assert m.shape == (3, 1, 4, 8, 8) and b.shape == (3, 3, 1, 8, 8)
-    assert 0 <= m.min() and m.max() <= 1 and m.std() > 0
+    assert m.min() >= 0 and m.max() <= 1 and m.std() > 0
     torch.testing.assert_close(video(learner, noise), m * f + (1 - m) * b, atol=1e-6, rtol=0)
     none, whole = torch.zeros_like(m), torch.ones_like(m)
     assert composed(f, none, b).var(dim=2).max() == 0, "a background alone stands still"
