@@ -270,7 +270,7 @@ def check_clips_are_coded_alone(bench: Bench) -> None:
 
 
 def check_reconstruction_trains(bench: Bench) -> None:
-    part, batch = bench.build().train(), bench.batch()
+    part, batch = bench.stirred().train(), bench.batch()
     if not list(part.parameters()):
         return
     made = part(batch.video, bench.draw(3))

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from mutoscope.core.checks import checks_of
+from mutoscope.core.checks import Bench, checks_of
 from mutoscope.core.component import Component, Facts, Nested
 from mutoscope.core.errors import InputError, WorkError
+from mutoscope.core.process import Process
 from mutoscope.registry.building import Builder, Findings
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.contract import settings_of
@@ -76,20 +77,41 @@ class NestedParts:
 
     def __init__(self, catalog: Catalog, owner: type[Component]) -> None:
         self.catalog = catalog
-        self.roles = list(dict.fromkeys(s.nested for s in settings_of(owner) if s.nested))
+        self.settings = {
+            setting.name: (setting.nested, owner.tiny.get(setting.name, setting.default))
+            for setting in settings_of(owner)
+            if setting.nested
+        }
 
     def __call__(self, nested: Nested, facts: Facts) -> Any:
         """Raises AssertionError where it does not fit."""
-        role = next((role for role in self.roles if self.catalog.find(role, nested.type)), None)
-        assert role is not None, f"there is no part '{nested.type}' of the role {' or '.join(self.roles)}"
+        roles = self._roles(nested)
+        role = next((role for role in roles if self.catalog.find(role, nested.type)), None)
+        assert role is not None, f"there is no part '{nested.type}' of the role {' or '.join(roles)}"
         recipe = Recipe.of({})
         findings = Findings(recipe)
         builder = Builder(recipe, self.catalog, findings, torch.get_default_device(), {})
-        ledger = Ledger().publish(facts.published, ("owner",))
+        ledger = Ledger().publish(self._with_process(role, nested, facts), ("owner",))
         built = builder.part(role, (role,), role, {"type": nested.type, **nested.settings}, ledger)
         wrong = [str(error) for _, _, error in findings.problems] + [found.says for found in findings.mismatches]
         assert not wrong, wrong[0]
         return built
+
+    def _roles(self, nested: Nested) -> list[str]:
+        """The role of the setting that says so, or of every nested part."""
+        said = [
+            role
+            for role, value in self.settings.values()
+            if nested is value or (isinstance(value, dict) and any(nested is one for one in value.values()))
+        ]
+        return list(dict.fromkeys(said or [role for role, _ in self.settings.values()]))
+
+    def _with_process(self, role: str, nested: Nested, facts: Facts) -> tuple[Any, ...]:
+        """The facts, with a stand-in for the objective's process where an owner has no need of one itself."""
+        cls = self.catalog.find(role, nested.type)
+        if cls is None or facts.get(Process) is not None:
+            return facts.published
+        return (*(fact for fact in Bench(cls).facts.published if isinstance(fact, Process)), *facts.published)
 
 
 def _line(error: BaseException) -> str:

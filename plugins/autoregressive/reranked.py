@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, ClassVar, final
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,13 +32,18 @@ class Reranked(Sampler):
     name = "reranked"
     paper = "Ramesh et al. 2021, arXiv:2102.12092"
     accepts = Denoiser
+    tiny: ClassVar[dict[str, Any]] = {
+        "candidates": 2,
+        "tower": Nested("image_tower", {"model": "test_vit"}),
+        "text": Nested("text", {"width": 64, "depth": 1, "heads": 2, "length": 12}),
+    }
 
     def __init__(
         self,
         *,
         candidates: Count = 16,
         sampler: Sampler = Nested("raster"),  # type: ignore[assignment]
-        tower: Tower = Nested("clip"),  # type: ignore[assignment]
+        tower: Tower = Nested("image_tower", {"source": "open_clip", "model": "ViT-B-32"}),  # type: ignore[assignment]
         text: Conditioner = Nested("clip"),  # type: ignore[assignment]
     ) -> None:
         super().__init__()

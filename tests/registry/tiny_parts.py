@@ -147,7 +147,11 @@ class Codes(_Pixels, Autoencoder):
         return self.up(torch.movedim(self.table(latents.values), -1, 1))
 
     def forward(self, video, draw):
-        return v.Reconstruction(self.decode(self.encode(video)))
+        """The gradient of the choice is that of its probabilities."""
+        logits = self.down(video)
+        soft, ids = logits.softmax(1), logits.argmax(1)
+        passed = torch.einsum("b k t h w, k c -> b c t h w", soft - soft.detach(), self.table.weight)
+        return v.Reconstruction(self.up(torch.movedim(self.table(ids), -1, 1) + passed))
 
     def facts(self):
         grid = self.latent_grid(self.clip.frames, self.clip.size)
@@ -303,7 +307,7 @@ class Mlp(LevelDenoiser):
         hidden = self.into(tokens.filled())
         if self.told is not None:
             hidden = hidden + self.told(conditioning.sequence).mean(1, keepdim=True)
-        return self.out(hidden.relu())
+        return self.out((hidden + 1e-3 * level.view(-1, 1, 1)).relu())
 
 
 @final
@@ -323,7 +327,7 @@ class Reader(LevelDenoiser):
 
     def forward(self, tokens, level, conditioning):
         said = conditioning.sequence.mean(1, keepdim=True).expand(-1, tokens.filled().shape[1], -1)
-        return self.out(torch.cat([tokens.filled(), said], -1))
+        return self.out(torch.cat([tokens.filled(), said], -1)) + 1e-3 * level.view(-1, 1, 1)
 
 
 @final
@@ -393,8 +397,10 @@ class Ids(TokenDenoiser):
         self.net = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, tokens, conditioning, cache=None):
-        hidden, _ = self.net(self.table(tokens.filled()))
-        return v.Logits(self.out(nn.functional.pad(hidden[:, :-1], (0, 0, 1, 0))))
+        """With a cache, which stays empty, the ids so far give one logit more than there are ids."""
+        told = self.table(tokens.filled())
+        hidden = self.net(told)[0] if told.shape[1] else told
+        return v.Logits(self.out(nn.functional.pad(hidden if cache is not None else hidden[:, :-1], (0, 0, 1, 0))))
 
     def new_cache(self, canvas):
         return {}
