@@ -17,7 +17,7 @@ from mutoscope.core.values import Example, Losses
 
 @final
 class Elbo(Objective):
-    """-log p(x | z) plus the divergence of the posterior from the prior, in nats per clip. Kingma & Welling 2014, eq. 3.
+    """-log p(x | z) plus the divergence of the posterior from the prior, in nats per clip. Kingma & Welling 2014.
 
     The likelihood is the decoder's own where it gives one (`nll`), else a Gaussian around the reconstruction. What is
     descended is the bound per pixel value, so that learning rates do not depend on the size of clips.

@@ -28,8 +28,8 @@ class PerceptualAdversarial(Objective):
     """Pixels, a perceptual distance, a patch discriminator and the autoencoder's own terms. Esser et al. 2021, eq. 6.
 
     As latent diffusion trains its autoencoders (Rombach et al. 2022, app. G). The adversarial term is weighed by the
-    ratio of the norms of the gradients, of reconstruction and of adversary, at the decoder's last layer (the last weight
-    that the autoencoder lists); the discriminator descends the hinge loss.
+    ratio of the norms of the gradients, of reconstruction and of adversary, at the decoder's last layer (the last
+    weight that the autoencoder lists); the discriminator descends the hinge loss.
 
     perceptual: a frozen tower. The distance is the mean over places of the squared difference of unit features; of a
     tower without places the squared difference of pooled features, as `lpips` gives them. perceptual_weight: of it.
@@ -113,14 +113,15 @@ class PerceptualAdversarial(Objective):
         if one.sequence is not None and other.sequence is not None:
             gap = F.normalize(one.sequence, dim=-1) - F.normalize(other.sequence, dim=-1)
             return gap.square().sum(-1).mean()
-        assert one.pooled is not None and other.pooled is not None
+        assert one.pooled is not None
+        assert other.pooled is not None
         return (one.pooled - other.pooled).square().sum(-1).mean()
 
     def judged(self, video: Tensor) -> Tensor:
         return self.discriminator(video, Conditioning())
 
     def adaptive(self, rebuilds: Tensor, wants: Tensor, learner: nn.Module) -> Tensor:
-        """How much the adversarial term counts beside the reconstruction: a ratio of gradients, without one of its own."""
+        """How much the adversarial term counts beside the reconstruction: a ratio of gradients' norms."""
         last = [p for p in learner.parameters() if p.ndim >= 2 and p.requires_grad][-1]
         own = torch.autograd.grad(rebuilds, last, retain_graph=True)[0].norm()
         other = torch.autograd.grad(wants, last, retain_graph=True)[0].norm()

@@ -23,8 +23,8 @@ class Vae(Autoencoder):
     """The variational autoencoder, each frame alone: layers between all pixels. Kingma & Welling 2014, app. C.
 
     Encoder tanh(W x + b), then mean and log variance of the posterior; the decoder mirrors it, and gives the mean of a
-    pixel by a sigmoid. A frame larger than the training clips' is coded in tiles of their size. Terms, in nats per clip:
-    `nll`, of the pixels given a sample of the posterior, and `kl`.
+    pixel by a sigmoid. A frame larger than the training clips' is coded in tiles of their size. Terms, in nats per
+    clip: `nll`, of the pixels given a sample of the posterior, and `kl`.
 
     latents: per frame. width: of the hidden layer. decoder: pixels in [0, 1] are the probabilities of a `bernoulli`
     variable, or a `gaussian` whose variance is learned, one for every pixel of a clip. estimator: `analytic` takes the

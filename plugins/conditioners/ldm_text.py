@@ -25,9 +25,9 @@ class LdmText(Conditioner):
     A transformer that sees the whole prompt, padding among it, with learned positions. The paper cuts text by BERT's
     word pieces; here it is byte pairs, folded into the vocabulary where that is smaller. Gives a sequence.
 
-    width, depth, heads, head_width: of the transformer. length: ids of a prompt. vocabulary: rows of the table. head: an
-    unused projection onto the vocabulary, which the released model has among its parameters. dropout: share of training
-    clips that are told nothing.
+    width, depth, heads, head_width: of the transformer. length: ids of a prompt. vocabulary: rows of the table. head:
+    an unused projection onto the vocabulary, which the released model has among its parameters. dropout: share of
+    training clips that are told nothing.
     """
 
     name = "ldm_text"

@@ -18,8 +18,8 @@ from mutoscope.core.values import Batch, Conditioning
 class OneHot(Conditioner):
     """The class as a vector with a single one, and as a prompt of one id. No class is the zero vector.
 
-    A denoiser's linear layer on it is a table of classes, as the U-Nets of Dhariwal & Nichol 2021 and Karras et al. 2022
-    have one. Classifier guidance reads the id. A batch without labels has them drawn, all classes alike.
+    A denoiser's linear layer on it is a table of classes, as the U-Nets of Dhariwal & Nichol 2021 and Karras et al.
+    2022 have one. Classifier guidance reads the id. A batch without labels has them drawn, all classes alike.
 
     told: whether the vector is given too; without it only a classifier hears of the class. dropout: share of training
     clips that are told no class, so that guidance is possible; 0 rules guidance out.

@@ -43,7 +43,7 @@ def ancestral_step(
 def step_variance(
     prediction: Prediction, now: tuple[float, float], then: tuple[float, float], variance: Variance
 ) -> Tensor | float:
-    """The variance of the step between two times: what the network has learned, else the fixed one. B N D or a number."""
+    """The variance of a step: what the network has learned, else the fixed one. B N D or a number."""
     if prediction.log_variance is not None:
         return prediction.log_variance.float().exp()
     q = posterior(now, then)

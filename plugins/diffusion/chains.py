@@ -120,7 +120,7 @@ class GaussianChain(BoundedChain):
         return tuple(torch.cat([row[:1], row]) for row in rows)  # type: ignore[return-value]
 
     def gap(self) -> Tensor:
-        """log beta - log beta~ = log((1 - abar_t) / (1 - abar_{t-1})) at t = 0 ... T, float64; 1 where there is none."""
+        """log beta - log beta~ = log((1 - abar_t) / (1 - abar_{t-1})) at t = 0 ... T, float64; 1 for none."""
         keeps = self.keeps()
         gap = torch.log1p(-keeps[2:]) - torch.log1p(-keeps[1:-1])
         return torch.cat([gap.new_ones(2), gap])

@@ -61,7 +61,7 @@ class ClassifierGuided(LevelSampler):
             )
         if given.vocabulary != classifier.classes:
             raise ValueError(
-                f"the classifier knows {classifier.classes} classes and needs their ids; would fit: conditioner: one_hot"
+                f"the classifier knows {classifier.classes} classes and needs their ids: conditioner: one_hot"
             )
         self.seen, self.scale, self.method, self.eta = classifier, scale, method, eta
         self.variance: Variance = variance

@@ -19,28 +19,17 @@ Level = tuple[float, float]
 def dpm_step(x: Tensor, clean: list[Tensor], levels: list[Level], then: Level, order: int) -> Tensor:
     """x at the next time, from the clean data predicted at this one and at those before, B N D.
 
-    Lu et al. 2022, arXiv:2211.01095, alg. 2 and app. B. clean, levels: the latest first; x belongs to the first.
+    Lu et al. 2022, arXiv:2211.01095, alg. 2. clean, levels: the latest first; x belongs to the first.
     then: of the next time; to a time without noise the step is of the first order, as it is from one without signal.
     """
     (_, s), (a_then, s_then) = levels[0], then
     here, there = _lambda(levels[0]), _lambda(then)
-    if not math.isfinite(there) or not math.isfinite(here):
-        e, order = (0.0 if here == -math.inf or there == math.inf else math.exp(here - there)), 1
-    else:
-        e = math.exp(here - there)
+    e = math.exp(here - there)
+    order = order if math.isfinite(here - there) else 1
     made = s_then / s * x + a_then * (1 - e) * clean[0]
-    order = min(order, len(clean))
-    gaps = [_lambda(levels[k]) - _lambda(levels[k + 1]) for k in range(order - 1)]
-    if order == 1 or not all(map(math.isfinite, gaps[:1])):
+    if order == 1 or len(clean) == 1 or not math.isfinite(before := here - _lambda(levels[1])):
         return made
-    h = there - here
-    first = (clean[0] - clean[1]) * (h / gaps[0])
-    if order == 2 or not math.isfinite(gaps[1]):
-        return made + 0.5 * a_then * (1 - e) * first
-    r0, r1 = gaps[0] / h, gaps[1] / h
-    before = (clean[1] - clean[2]) / r1
-    slope, bend = first + r0 / (r0 + r1) * (first - before), (first - before) / (r0 + r1)
-    return made + a_then * ((e - 1) / h + 1) * slope - a_then * ((e - 1 + h) / (h * h) - 0.5) * bend
+    return made + 0.5 * a_then * (1 - e) * (clean[0] - clean[1]) * ((there - here) / before)
 
 
 def _lambda(level: Level) -> float:
@@ -53,10 +42,10 @@ def _lambda(level: Level) -> float:
 class DpmSolverPp(LevelSampler):
     """Several steps back at once: an exponential integrator for the predicted clean data.
 
-    Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, the multistep solver. Works on any level process.
+    Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, the multistep solver 2M. Works on any level process.
 
     steps: network calls per clip, doubled where guidance acts. order: predictions that a step looks at; the first
-    steps have fewer, and the last, to time 0, is of the first order. guidance: scale of classifier-free guidance; 1 is
+    step has but one, and the last, to time 0, is of the first order. guidance: scale of classifier-free guidance; 1 is
     none. guidance_interval: times within which it acts.
     """
 
@@ -69,7 +58,7 @@ class DpmSolverPp(LevelSampler):
         process: Annotated[LevelProcess, Additive],
         *,
         steps: Steps = 20,
-        order: Literal[1, 2, 3] = 2,
+        order: Literal[1, 2] = 2,
         guidance: NonNegative = 1.0,
         guidance_interval: Interval = (0.0, 1.0),
     ) -> None:

@@ -28,9 +28,9 @@ class Sdedit(LevelSampler):
     source is sampled from noise, all the way.
 
     strength: the time up to which noise is added, 0 gives the source back. steps: of the whole way from noise; those
-    below `strength` are run. repeats: how often noise is added and taken away again. variance: of the fresh noise, as in
-    `ancestral`; `large` is the reverse equation of a process whose noise grows. clip_clean: as in `ancestral`. guidance:
-    scale of classifier-free guidance; 1 is none. guidance_interval: times within which it acts.
+    below `strength` are run. repeats: how often noise is added and taken away again. variance: of the fresh noise, as
+    in `ancestral`; `large` is the reverse equation of a process whose noise grows. clip_clean: as in `ancestral`.
+    guidance: scale of classifier-free guidance; 1 is none. guidance_interval: times within which it acts.
     """
 
     name = "sdedit"

@@ -28,8 +28,8 @@ class Variational(Objective):
     both ends are part of the loss, as rates that are learned move them (sec. 2.4.1): noise is frozen then, and the
     gradient goes through what it makes of the data.
 
-    chain: `gaussian`, whose rates start at 1 / (T - t + 2) but the first, which stays at `first`; or `binomial`, for bits,
-    with rates of 1 / (T - t + 1). steps: T. learned: whether the Gaussian rates are learned.
+    chain: `gaussian`, whose rates start at 1 / (T - t + 2) but the first, which stays at `first`; or `binomial`, for
+    bits, with rates of 1 / (T - t + 1). steps: T. learned: whether the Gaussian rates are learned.
     """
 
     name = "variational"
@@ -56,7 +56,7 @@ class Variational(Objective):
         self.process: BoundedChain = BinomialChain(steps) if chain == "binomial" else GaussianChain(steps, self.beta)
 
     def beta(self) -> Tensor:
-        """beta_1 ... beta_T of the Gaussian chain, float64; those at first where there is no memory for learned ones."""
+        """beta_1 ... beta_T of the Gaussian chain, float64; on the meta device as they start."""
         rest = self.fixed if self.rates is None or self.rates.is_meta else torch.sigmoid(self.rates.double())
         rest = rest.clamp(FLATTEST, 1 - FLATTEST)
         return torch.cat([rest.new_full((1,), self.first), rest])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def endpoint_error(sampler: str, steps: int) -> float:
 
     x = 1.0
     exact = math.sqrt((0.25 + sigma[-1] ** 2) / (0.25 + sigma[0] ** 2))
-    for now, then in zip(sigma, sigma[1:], strict=False):
+    for now, then in pairwise(sigma):
         d = slope(x, now)
         step = x + (then - now) * d
         if sampler == "heun":
@@ -168,8 +169,12 @@ def test_euler_is_first_order_there() -> None:
 
 
 PROCESSES = {
-    "edm": EdmProcess, "vp": VpProcess, "ve": VeProcess, "flow": FlowProcess, "cosine": lambda: Ddpm(schedule="cosine").process,
-}  # fmt: skip
+    "edm": EdmProcess,
+    "vp": VpProcess,
+    "ve": VeProcess,
+    "flow": FlowProcess,
+    "cosine": lambda: Ddpm(schedule="cosine").process,
+}
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -177,7 +182,7 @@ PROCESSES = {
 def test_samples_have_the_datas_distribution(name, churn, token, exact, by_time) -> None:
     timed, canvas = by_time(PROCESSES[name]()), Tokens.canvas(Grid(1, 8, 8), 64)
     draw = Draw(0, "sample", 0, tuple(range(64)))
-    part = EdmSampler(token, timed, steps=60, churn=churn)
+    part = EdmSampler(token, timed, steps=80, churn=churn)
     made = part.sample(exact(timed, 0.5, 0.3), canvas, Conditioning(), draw).filled()
     assert float(made.mean()) == pytest.approx(0.3, abs=0.02)
     assert float(made.std()) == pytest.approx(0.5, abs=0.02)
@@ -265,7 +270,7 @@ def test_nothing_happens_at_share_zero_but_mirroring() -> None:
 def test_a_clip_is_changed_as_its_label_says() -> None:
     """A pure shift moves a bump by as much, in every frame alike."""
     draw = Draw(0, "a", 0, tuple(range(400)))
-    label, matrix = changes(draw, 0.3)
+    label, _ = changes(draw, 0.3)
     assert (label[:, 1:].abs().sum(1) > 0).float().mean() > 0.5
     pure = [i for i in range(400) if (label[i, :7] == 0).all() and 0.1 < label[i, 7:].abs().max() < 1.5]
     assert pure

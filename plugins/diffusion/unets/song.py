@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +52,7 @@ class Body(nn.Module):
         self.embed = _conv(channels, width)
         self.down, self.lead, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         skips, before = [width], width
-        for level, (previous, now) in enumerate(pairwise([width, *widths])):
+        for level, now in enumerate(widths):
             blocks = nn.ModuleList()
             if level:
                 blocks.append(Block(before, before, told, dropout, taps, "down"))
