@@ -238,5 +238,3 @@ def _share(truths: Tensor) -> Tensor:
 @torch.no_grad()
 def _rms(x: Tensor) -> Tensor:
     return x.float().square().mean().sqrt()
-
-

@@ -50,9 +50,7 @@ class Conv3d(Discriminator):
         for i in range(depth):
             out = width * 2**i
             halved = [n > 1 for n in left]
-            kernel, stride, padding = (
-                tuple(a if h else b for h in halved) for a, b in ((4, 1), (2, 1), (1, 0))
-            )
+            kernel, stride, padding = (tuple(a if h else b for h in halved) for a, b in ((4, 1), (2, 1), (1, 0)))
             layers.append(nn.Conv3d(channels, out, kernel, stride, padding))
             if normalised and i:
                 layers.append(nn.BatchNorm3d(out))

@@ -33,13 +33,9 @@ LOSSES: dict[str, Loss] = {
         lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(), lambda fake: F.softplus(-fake).mean()
     ),
     # Vondrick et al. 2016, arXiv:1609.02612, sec. 3.2: a classifier of two classes.
-    "softmax": Loss(
-        lambda real, fake: _two_way(real, True) + _two_way(fake, False), lambda fake: _two_way(fake, True)
-    ),
+    "softmax": Loss(lambda real, fake: _two_way(real, True) + _two_way(fake, False), lambda fake: _two_way(fake, True)),
     # Lim & Ye 2017, arXiv:1705.02894.
-    "hinge": Loss(
-        lambda real, fake: F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean(), lambda fake: -fake.mean()
-    ),
+    "hinge": Loss(lambda real, fake: F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean(), lambda fake: -fake.mean()),
     # Arjovsky et al. 2017, arXiv:1701.07875.
     "wasserstein": Loss(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
     # Mao et al. 2016, arXiv:1611.04076, eq. 9 with a = 0, b = c = 1.

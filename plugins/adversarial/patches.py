@@ -124,5 +124,3 @@ def check_depth(size: tuple[int, int], halvings: int) -> None:
     """Raises ValueError where space cannot be halved so often."""
     if min(size) < 2**halvings:
         raise ValueError(f"depth: {size[0]} x {size[1]} cells cannot be halved {halvings} times")
-
-

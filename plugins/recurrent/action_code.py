@@ -20,11 +20,11 @@ from mutoscope.core.values import Batch, Conditioning
 class ActionCode(Conditioner):
     """A fixed code of each frame's action, without weights: what simulators of environments are given.
 
-    Gives per-frame vectors; entry t is the action that leads to frame t. A batch without actions has them drawn, all
-    alike, for as many frames as a training clip has. Where the autoencoder joins frames their codes stand side by side,
-zeros where there are none.
+        Gives per-frame vectors; entry t is the action that leads to frame t. A batch without actions has them drawn, all
+        alike, for as many frames as a training clip has. Where the autoencoder joins frames their codes stand side by side,
+    zeros where there are none.
 
-    code: `one_hot`, or `scalar`, the action's number brought to [-1, 1].
+        code: `one_hot`, or `scalar`, the action's number brought to [-1, 1].
     """
 
     name = "action_code"
@@ -59,5 +59,3 @@ zeros where there are none.
 
     def facts(self) -> tuple[ConditioningFact, ...]:
         return (ConditioningFact(per_frame=self.stride * (1 if self.code == "scalar" else self.actions)),)
-
-

@@ -74,7 +74,9 @@ class Mixture(FrameProcess):
 
     def parted(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log deviations, B n D components each, float32."""
-        logits, mu, log_sigma = rearrange(self._said(raw), "b n (d three k) -> three b n d k", three=3, k=self.components)
+        logits, mu, log_sigma = rearrange(
+            self._said(raw), "b n (d three k) -> three b n d k", three=3, k=self.components
+        )
         return logits.log_softmax(-1), mu, log_sigma
 
     def _said(self, raw: Tensor) -> Tensor:

@@ -72,5 +72,3 @@ class WorldModel(FrameDenoiser):
         c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(new)
         h = torch.sigmoid(o) * torch.tanh(c)
         return self.say(h).view(-1, *self.out), Memory(h, c)
-
-

@@ -18,7 +18,17 @@ GENERATORS = {
     "vgan_image": {"width": 4, "doublings": 2},
     "mocogan": {"content": 6, "motion": 4, "width": 4, "doublings": 2},
     "dvdgan": {"content": 6, "width": 4, "multipliers": (2, 1)},
-    "longvideogan": {"noise_channels": 2, "filters": 4, "code": 8, "width": 8, "temporal": 2, "spatial": 1, "padding": 2},
+    "longvideogan": {
+        "noise_channels": 2,
+        "filters": 4,
+        "footprints": (3, 9),
+        "base": 8,
+        "temporal": (8, 8),
+        "doublings": 1,
+        "in_space": 1,
+        "spatial": (8,),
+        "padding": 3,
+    },
     "at_once": {"width": 16, "depth": 1, "heads": 2},
 }
 CRITICS = {
@@ -27,7 +37,7 @@ CRITICS = {
     "patch_video": {"width": 4, "depth": 2},
     "dvd_spatial": {"width": 4, "multipliers": (1, 2), "frames": 2},
     "dvd_temporal": {"width": 4, "multipliers": (1, 2)},
-    "long_video": {"widths": (4, 8)},
+    "long_video": {"widths": (4, 8), "hidden": 8},
 }
 LOSSES = ("non_saturating", "softmax", "hinge", "wasserstein", "least_squares")
 CANVAS = Tokens.canvas(Grid(4, 8, 8), 3)
@@ -96,7 +106,7 @@ def steps_taken(objective, learner, step: int) -> dict[str, bool]:
         owner = turn.partition(".")[0]
         for name, player in players.items():
             player.requires_grad_(name == owner)
-        optimizer = torch.optim.SGD(players[owner].parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(players[owner].parameters(), lr=1e-3)
         before = [p.clone() for p in players[owner].parameters()]
         losses = objective.loss(learner, example, Draw(0, "train", step, (0, 1, 2)), turn)
         assert torch.isfinite(losses.total), turn

@@ -95,7 +95,9 @@ def test_gradient_penalties_are_the_closed_form(make):
     lazy = make("objective", "adversarial", **base, r1=2.0, r1_every=16)
     assert lazy.turns(0) == ("discriminator", "discriminator.r1", "learner")
     assert lazy.turns(1) == ("discriminator", "learner")
-    torch.testing.assert_close(lazy.loss(Constant(), example(), DRAW, "discriminator.r1").total, torch.tensor(16 * norm**2))
+    torch.testing.assert_close(
+        lazy.loss(Constant(), example(), DRAW, "discriminator.r1").total, torch.tensor(16 * norm**2)
+    )
     gp = make("objective", "adversarial", **base, penalty=10.0)
     total = gp.loss(Constant(), example(), DRAW, "discriminator").total - plain
     torch.testing.assert_close(total, torch.tensor(10 * (norm - 1) ** 2), rtol=1e-4, atol=1e-5)

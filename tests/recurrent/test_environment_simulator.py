@@ -129,7 +129,9 @@ def test_gradients_flow_through_predicted_frames_and_not_into_the_warmup():
         """The gradient of the loss in every true frame that was shown."""
         shown = values.clone().requires_grad_(True)
         objective = Sequence(warmup=2, **settings)
-        total = objective.loss(learner, Example(canvas.with_values(shown), told(actions), example.batch), draw, "learner")
+        total = objective.loss(
+            learner, Example(canvas.with_values(shown), told(actions), example.batch), draw, "learner"
+        )
         (gradient,) = torch.autograd.grad(total.total, shown)
         return gradient
 
@@ -142,7 +144,9 @@ def test_gradients_flow_through_predicted_frames_and_not_into_the_warmup():
     Sequence(warmup=2, blind=True, predicted=1.0, through=0).loss(learner, example, draw, "learner").total.backward()
     blind = learner.encoder[0].weight.grad
     assert through_predictions.abs().sum() > 0
-    assert not torch.allclose(through_predictions, blind if blind is not None else torch.zeros_like(through_predictions))
+    assert not torch.allclose(
+        through_predictions, blind if blind is not None else torch.zeros_like(through_predictions)
+    )
     assert of_frames(through=0)[:, :64].abs().max() == 0, "gradients reach the warm-up"
     assert of_frames()[:, :64].abs().max() > 0
 
@@ -155,9 +159,7 @@ def test_the_schedule_goes_from_true_to_own_frames():
 
 def test_atari_code_is_the_papers_shape():
     with torch.device("meta"):
-        learner = EnvironmentSimulator(
-            TokenFact(3, Grid(25, 210, 160), 3), ConditioningFact(per_frame=18), Gaussian()
-        )
+        learner = EnvironmentSimulator(TokenFact(3, Grid(25, 210, 160), 3), ConditioningFact(per_frame=18), Gaussian())
     assert learner.coded == (32, 11, 8)
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert count(learner.encoder) == 139_424

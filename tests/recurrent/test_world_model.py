@@ -41,7 +41,11 @@ def test_temperature_raises_the_variance_and_zero_is_the_likeliest_mean():
     assert variances == sorted(variances)
     assert variances[0] * 3 < variances[1]
     assert torch.equal(process.sample(raw, MANY, 0.0), torch.zeros(4000, 1, 1))
-    means, weights, sigmas = torch.tensor([0.0, 2.0, -3.0]), torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.5, 0.4])
+    means, weights, sigmas = (
+        torch.tensor([0.0, 2.0, -3.0]),
+        torch.tensor([0.7, 0.2, 0.1]),
+        torch.tensor([0.3, 0.5, 0.4]),
+    )
     mean = (weights * means).sum()
     exact = (weights * (sigmas**2 + means**2)).sum() - mean**2
     assert variances[2] == pytest.approx(exact.item(), rel=0.1)
