@@ -18,6 +18,7 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.autoencoders.palette import Palette
     from mutoscope.plugins.autoencoders.patch_discriminator import Patch
     from mutoscope.plugins.autoencoders.perceptual_adversarial import PerceptualAdversarial
+    from mutoscope.plugins.autoencoders.prior import Prior, PriorObjective
     from mutoscope.plugins.autoencoders.reconstruction import ReconstructionObjective
     from mutoscope.plugins.autoencoders.vae import Vae
     from mutoscope.plugins.autoencoders.videogpt_vq import VideogptVq
@@ -25,6 +26,6 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.autoencoders.vq import Vq
     from mutoscope.plugins.autoencoders.vqgan import Vqgan
 
-    pictures = [Kl, Vq, Vae, Elbo, Patch, PerceptualAdversarial]
+    pictures = [Kl, Vq, Vae, Elbo, Patch, PerceptualAdversarial, Prior, PriorObjective]
     tokens = [Fsq, Lfq, Palette, VideogptVq, Vqgan, VitVqgan, Dvae, LogitLaplace]
     return [*pictures, Identity, CausalKl, ReconstructionObjective, *tokens]

@@ -71,7 +71,7 @@ class Variational(Objective):
         nats = clip_means(process.term(said, tokens, t).mean(dim=-1), tokens, told.known).mean()
         ends = process.ends().float().to(nats.device)
         bits = ((self.steps - 1) * nats + ends) / math.log(2.0)
-        return Losses(bits, {"bits": bits.detach(), "step": nats.detach()})
+        return Losses(bits, {"bits": bits.detach(), "divergence": nats.detach()})
 
 
 def _logit(p: Tensor) -> Tensor:
