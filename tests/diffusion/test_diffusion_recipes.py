@@ -94,7 +94,7 @@ def test_every_paper_recipe_is_there() -> None:
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PAPER]
 )
 def test_counted_is_published(name: str, catalog: Catalog) -> None:
-    told = describe(load_recipe(name), catalog)
+    told = describe(load_recipe(f"paper/{name}"), catalog)
     assert json.loads(json.dumps(told)) == told
     published, counted = told["published"], told["counted"]
     assert (published is None) == (name in UNCOUNTED)
