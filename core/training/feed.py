@@ -13,6 +13,7 @@ from torch import Tensor
 from mutoscope.core.dataset import Dataset, Order
 from mutoscope.core.errors import DataError
 from mutoscope.core.model import Model
+from mutoscope.core.training.views import Seen
 from mutoscope.core.values import Batch, Latents
 
 BLOCK = 64
@@ -48,7 +49,7 @@ class Feed:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Seen,
         model: Model,
         share: Share,
         seed: int,
@@ -149,6 +150,7 @@ class Cache:
         clips = [clip for b in blocks if b.latents is not None for clip in b.latents.clips()]
         self.values = clips if first.latents.mixed else torch.stack(clips)
         self.spread = _stacked([b.latents.spread if b.latents else None for b in blocks])
+        self.earlier = _stacked([b.earlier for b in blocks])
         self.prompts = None if first.prompt is None else np.array([p for b in blocks for p in b.prompt or ()], object)
         self.labels = _stacked([b.label for b in blocks])
         self.actions = _stacked([b.actions for b in blocks])
@@ -162,7 +164,8 @@ class Cache:
             label=None if self.labels is None else self.labels[at],
             actions=None if self.actions is None else self.actions[at],
             clips=tuple(numbers),
-            latents=Latents(values, self.ids),
+            latents=Latents(values, self.ids, None if self.spread is None else self.spread[at]),
+            earlier=None if self.earlier is None else self.earlier[at],
         )
 
 

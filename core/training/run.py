@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mutoscope.core.dataset import Dataset
 from mutoscope.core.denoiser import FrameDenoiser, TokenDenoiser
 from mutoscope.core.errors import InputError, Interrupted
 from mutoscope.core.model import Model, stages_of
@@ -25,6 +26,7 @@ from mutoscope.core.training.provenance import peak_memory
 from mutoscope.core.training.signals import Stop, interruptible
 from mutoscope.core.training.state import load_players, player_tensors
 from mutoscope.core.training.turns import Turns
+from mutoscope.core.training.views import Seen, seen_by
 from mutoscope.core.values import Batch
 
 CALIBRATION = 8
@@ -114,7 +116,7 @@ class Training:
                 got=descent.batch,
             )
         feed = Feed(
-            self.plan.dataset, model, share, key(descent.seed, "data"), descent.steps,
+            self._data(phase), model, share, key(descent.seed, "data"), descent.steps,
             latents=phase.learn == "denoiser", cache=descent.cache, stop=stop,
         )  # fmt: skip
         self.progress.begin(phase.name, descent.steps, self.position.step)
@@ -261,7 +263,7 @@ class Training:
         """Calls a learner's `begin` or `finish` with a few training batches, where it has one."""
         learner = model.part(phase.learn)
         if hasattr(learner, hook) and not (hook == "begin" and isinstance(learner, FrameDenoiser)):  # begins clips
-            getattr(learner, hook)(self._calibration())
+            getattr(learner, hook)(self._calibration(phase))
 
     def _lend_codes(self, phase: Phase, model: Model) -> None:
         """Shows a token denoiser the codebook whose ids it will see, where there is one of vectors."""
@@ -270,12 +272,17 @@ class Training:
             if codes is not None:
                 model.denoiser.adopt(codes)
 
-    def _calibration(self) -> Iterable[Batch]:
-        length = self.plan.dataset.length("train")
+    def _data(self, phase: Phase) -> Dataset | Seen:
+        """The data as the phase's stage sees it."""
+        return seen_by(self.plan.dataset, phase.stage, list(self.stages), self.plan.views)
+
+    def _calibration(self, phase: Phase) -> Iterable[Batch]:
+        data = self._data(phase)
+        length = data.length("train")
         for i in range(CALIBRATION):
             numbers = range(i * BLOCK, min((i + 1) * BLOCK, length))
             if len(numbers):
-                yield self.plan.dataset.batch("train", list(numbers)).to(self.processes.device)
+                yield data.batch("train", list(numbers)).to(self.processes.device)
 
     def _tokens(self, phase: Phase, micros: list[tuple[range, Batch]]) -> int:
         """Tokens of the clips of a step; where sizes mix, other processes' clips are taken to be like this one's."""

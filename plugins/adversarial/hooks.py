@@ -13,13 +13,15 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.adversarial.conv3d import Conv3d
     from mutoscope.plugins.adversarial.dvd_critics import DvdSpatial, DvdTemporal
     from mutoscope.plugins.adversarial.dvdgan import Dvdgan
+    from mutoscope.plugins.adversarial.frame_pairs import FramePairs
     from mutoscope.plugins.adversarial.long_video import LongVideo
     from mutoscope.plugins.adversarial.longvideogan import Longvideogan
+    from mutoscope.plugins.adversarial.longvideogan_upsampler import LongvideoganUpsampler
     from mutoscope.plugins.adversarial.mocogan import Mocogan
     from mutoscope.plugins.adversarial.one_step import OneStep
     from mutoscope.plugins.adversarial.patches import PatchFrames, PatchVideo
     from mutoscope.plugins.adversarial.vgan import Vgan, VganImage
 
-    generators = [AtOnce, Vgan, VganImage, Mocogan, Dvdgan, Longvideogan]
-    critics = [Conv3d, PatchFrames, PatchVideo, DvdSpatial, DvdTemporal, LongVideo]
+    generators = [AtOnce, Vgan, VganImage, Mocogan, Dvdgan, Longvideogan, LongvideoganUpsampler]
+    critics = [Conv3d, PatchFrames, PatchVideo, DvdSpatial, DvdTemporal, LongVideo, FramePairs]
     return [Adversarial, OneStep, *generators, *critics]

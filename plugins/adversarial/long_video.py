@@ -93,7 +93,7 @@ class Down(nn.Module):
 
 def with_variety(x: Tensor) -> Tensor:
     """B C T H W with the mean deviation of each half of its channels among the clips of a group, everywhere alike."""
-    b, c = x.shape[:2]
+    b, _c = x.shape[:2]
     group = next(n for n in range(min(GROUP, b), 0, -1) if b % n == 0)
     apart = x.unflatten(0, (group, b // group))
     apart = apart - apart.mean(0)

@@ -29,7 +29,8 @@ PUBLISHED = {
         "objective.discriminators.video": 11_253_504,
     },
     "05-mocogan-no-category": {"denoiser": 3_298_836 - 6 * 512 * 16, "objective.discriminators.frames": 663_296},
-    "07-longvideogan": {"low.denoiser": 83_215_939},
+    "06-dvdgan": {},
+    "07-longvideogan": {"low.denoiser": 83_215_939, "low.objective.discriminators.video": 46_424_609},
 }
 LINEAGE = (
     "01-srivastava",
@@ -59,7 +60,7 @@ def test_lineage_recipes_train_and_sample(name, catalog: Catalog, tmp_path: Path
     phases = short.data["training"].get("phases") or [s for s in short.data.get("stages", ()) if "training" in s]
     overrides = ["training.batch=4", "training.log_every=1", "data.clips=8"]
     if "stages" in short.data:
-        overrides += ["training.steps=3", *(f"stages.{i}.training.steps=3" for i, _ in enumerate(phases))]
+        overrides += [f"stages.{i}.training.phases.0.steps=3" for i, _ in enumerate(phases)]
     elif "phases" in short.data["training"]:
         overrides += [f"training.phases.{i}.steps=3" for i in range(len(phases))]
     else:

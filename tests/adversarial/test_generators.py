@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mutoscope.core.facts import ConditioningFact
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Conditioning, Grid, Known, Tokens
 from mutoscope.plugins.adversarial.vgan import composed
@@ -107,3 +108,143 @@ def test_the_image_discriminator_sees_any_frame(make):
     assert shown.shape == (200, 3, 1, 8, 8)
     counts = torch.bincount(shown[:, 0, 0, 0, 0].long(), minlength=4)
     assert counts.min() > 25, f"frames are seen {counts.tolist()} times"
+
+
+# DVD-GAN
+
+
+def test_dvdgan_makes_clips_of_any_length_and_moves_by_its_recurrence(make):
+    learner = make("denoiser", "dvdgan", content=6, width=4, multipliers=(2, 1)).eval()
+    stir(learner)
+    noise = learner.noise(CANVAS, DRAW)
+    longer = Tokens.canvas(Grid(7, 8, 8), 3)
+    four, seven = video(learner, noise), video(learner, noise, canvas=longer)
+    assert seven.shape == (3, 3, 7, 8, 8)
+    torch.testing.assert_close(
+        seven[:, :, :4], four, msg="a frame depends on later ones, though no convolution goes over time"
+    )
+    assert four.var(dim=2).max() > 0
+
+
+def test_dvdgan_goes_on_from_known_frames_alone(make):
+    learner = make("denoiser", "dvdgan", content=6, width=4, multipliers=(2, 1), frames=2).eval()
+    stir(learner)
+    noise = learner.noise(CANVAS, DRAW)
+    values = torch.randn(3, 256, 3)
+    where = (torch.arange(256) < 128).expand(3, -1)
+    base = video(learner, noise, Conditioning(known=Known(values, where)))
+    opening, later = values.clone(), values.clone()
+    opening[:, :128] += 1.0
+    later[:, 128:] += 1.0
+    assert not torch.allclose(base, video(learner, noise, Conditioning(known=Known(opening, where))))
+    torch.testing.assert_close(base, video(learner, noise, Conditioning(known=Known(later, where))))
+    none = Conditioning(known=Known(values, torch.zeros_like(where)))
+    torch.testing.assert_close(video(learner, noise), video(learner, noise, none))
+
+
+def test_the_spatial_discriminator_cannot_tell_the_order_of_frames_and_the_temporal_one_can(make):
+    grid = torch.randn(3, 3, 4, 8, 8)
+    turned = grid[:, :, [2, 0, 3, 1]]
+    spatial = make("discriminator", "dvd_spatial", width=4, multipliers=(1, 2), frames=4).eval()
+    temporal = make("discriminator", "dvd_temporal", width=4, multipliers=(1, 2)).eval()
+    torch.testing.assert_close(spatial(grid, Conditioning()), spatial(turned, Conditioning()))
+    assert not torch.allclose(temporal(grid, Conditioning()), temporal(turned, Conditioning()), rtol=1e-3)
+
+
+def test_the_temporal_discriminator_is_blind_to_what_pooling_hides(make):
+    grid = torch.randn(3, 3, 4, 8, 8)
+    board = ((torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1.0).expand_as(grid)
+    spatial = make("discriminator", "dvd_spatial", width=4, multipliers=(1, 2), frames=4).eval()
+    temporal = make("discriminator", "dvd_temporal", width=4, multipliers=(1, 2)).eval()
+    torch.testing.assert_close(
+        temporal(grid, Conditioning()), temporal(grid + board, Conditioning()), atol=1e-4, rtol=1e-4
+    )
+    assert not torch.allclose(spatial(grid, Conditioning()), spatial(grid + board, Conditioning()), rtol=1e-3)
+
+
+def test_the_spatial_discriminator_is_shown_frames_that_are_not_neighbours(make):
+    critic = make("discriminator", "dvd_spatial", width=4, multipliers=(1, 2), frames=2)
+    numbered = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(100, 3, 4, 8, 8)
+    shown = critic.view(numbered, Draw(0, "t", 0, tuple(range(100))))[:, 0, :, 0, 0]
+    assert (shown[:, 1] > shown[:, 0]).all()
+    assert ((shown[:, 1] - shown[:, 0]) > 1).any()
+
+
+# LongVideoGAN
+
+
+LONG = {
+    "noise_channels": 2, "filters": 6, "footprints": (3, 65), "base": 12, "temporal": (12, 12, 8), "doublings": 2,
+    "in_space": 1, "spatial": (8,), "padding": 8,
+}  # fmt: skip
+
+
+def test_longvideogan_filters_order_by_time_scale(make):
+    learner = make("denoiser", "longvideogan", **LONG)
+    torch.testing.assert_close(learner.filters.norm(dim=1), torch.ones(6))
+    canvas = Tokens.canvas(Grid(400, 8, 8), 3)
+    smooth = learner.smoothed(learner.noise(canvas, DRAW)["motion"])
+    assert abs(smooth.std() - 1.0) < 0.2, "each is of unit size"
+
+    def memory(x: torch.Tensor) -> float:
+        """Frames until the autocorrelation is under a half."""
+        x = x - x.mean(1, keepdim=True)
+        power = x.square().mean()
+        return next(k for k in range(1, 200) if (x[:, k:] * x[:, :-k]).mean() / power < 0.5)
+
+    lengths = [memory(smooth[..., [i, 6 + i]]) for i in range(6)]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 5 * lengths[0]
+
+
+def test_longvideogan_shifts_with_its_noise(make):
+    learner = make("denoiser", "longvideogan", **LONG).eval()
+    canvas = Tokens.canvas(Grid(16, 8, 8), 3)
+    noise = learner.noise(canvas, DRAW)
+    more = torch.cat([noise["motion"], DRAW.at(1).normal("more", learner.step, 2)], dim=1)
+    now = video(learner, {"motion": more[:, : -learner.step]}, canvas=canvas)
+    then = video(learner, {"motion": more[:, learner.step :]}, canvas=canvas)
+    torch.testing.assert_close(now[:, :, learner.step :], then[:, :, : -learner.step], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(now, then, atol=1e-2)
+
+
+def test_longvideogan_changes_over_time_and_its_ends_are_not_special(make):
+    learner = make("denoiser", "longvideogan", **LONG).eval()
+    short, long = Tokens.canvas(Grid(8, 8, 8), 3), Tokens.canvas(Grid(16, 8, 8), 3)
+    noise = learner.noise(long, DRAW)
+    first = {"motion": noise["motion"][:, : learner.noise(short, DRAW)["motion"].shape[1]]}
+    a, b = video(learner, first, canvas=short), video(learner, noise, canvas=long)
+    torch.testing.assert_close(a, b[:, :, :8], atol=1e-4, rtol=1e-4)
+    assert b.std(dim=2).mean() > 0.01
+
+
+def test_the_upsampler_sees_four_frames_on_either_side_and_no_more(make, facts):
+    given = facts.with_([ConditioningFact(cells=3)])
+    learner = make("denoiser", "longvideogan_upsampler", given, code=8, widths=(8, 8), doublings=1, context=4).eval()
+    canvas = Tokens.canvas(Grid(16, 8, 8), 2)
+    noise, low = learner.noise(canvas, DRAW.of([0, 1])), torch.randn(2, 3, 16, 8, 8)
+    base = video(learner, noise, Conditioning(cells=low), canvas)
+
+    def moved(frame: int) -> torch.Tensor:
+        """Which frames change with one low-resolution frame."""
+        other = low.clone()
+        other[:, :, frame] += 1.0
+        return (video(learner, noise, Conditioning(cells=other), canvas) - base).abs().amax((0, 1, 3, 4)) > 1e-6
+
+    assert moved(8).nonzero().flatten().tolist() == list(range(4, 13))
+    assert not torch.allclose(base, video(learner, {"content": -noise["content"]}, Conditioning(cells=low), canvas))
+
+
+def test_pairs_of_frames_are_judged_with_their_low_resolution_and_without(make, facts):
+    given = facts.with_([ConditioningFact(cells=3)])
+    critic = make("discriminator", "frame_pairs", given, widths=(4, 8), frames=2, blank=1.0)
+    grid, told = torch.randn(3, 3, 4, 8, 8), Conditioning(cells=torch.randn(3, 3, 4, 8, 8))
+    none = Conditioning(cells=torch.zeros(3, 3, 4, 8, 8))
+    assert critic(grid, told).shape == (3, 2)
+    torch.testing.assert_close(critic.train()(grid, told), critic(grid, none))
+    assert not torch.allclose(critic.eval()(grid, told), critic(grid, none))
+
+
+def stir(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
