@@ -38,7 +38,9 @@ def run(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fals
         if not _installed(name)
     ]
     if not shutil.which("c++") and not shutil.which("g++") and not shutil.which("clang++"):
-        missing.append({"package": "a C++ compiler", "for": "training.compile on a CPU", "get": "your system's packages"})
+        missing.append(
+            {"package": "a C++ compiler", "for": "training.compile on a CPU", "get": "your system's packages"}
+        )
     failures = [str(failure) for failure in catalog.failures]
     if json:
         show_json({**told, "plugins": len(catalog.plugins), "failures": failures, "missing": missing})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mutoscope.core.denoiser import LevelDenoiser
 
 
-class Process(ABC):
+class Process(ABC):  # noqa: B024  a mark
     """The agreement between objective, denoiser and sampler; each family of denoisers has its own."""
 
 

@@ -28,7 +28,7 @@ class Journal:
             text = "".join(_line(record) for record in kept).encode()
             if text != path.read_bytes():
                 write_bytes(path, text)
-        self.file = open(path, "ab")
+        self.file = open(path, "ab")  # noqa: SIM115  closed by __exit__
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one record and hands it to the system, so that a killed process loses none."""

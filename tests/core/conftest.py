@@ -59,7 +59,9 @@ def trained(nano: Path, catalog: Catalog) -> Callable[..., dict]:
 
     def run(folder: Path, *overrides: str, store: bool = False) -> dict:
         recipe = load_recipe(str(nano), overrides)
-        train_recipe(recipe, catalog, folder, "cpu", store=folder.parent / (".phases" if store else f".p-{folder.name}"))
+        train_recipe(
+            recipe, catalog, folder, "cpu", store=folder.parent / (".phases" if store else f".p-{folder.name}")
+        )
         found = newest(folder / "checkpoints")
         assert found is not None
         parts, state = read_checkpoint(found)

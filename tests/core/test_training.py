@@ -100,8 +100,14 @@ def test_killed_anywhere_it_resumes_to_the_same_bits(trained, nano: Path, comman
     assert found is not None
     parts, _ = read_checkpoint(found)
     same_bits(whole["parts"], parts)
-    kept = [{k: v for k, v in r.items() if k not in ("seconds", "peak_memory")} for r in read_journal(folder / "metrics.jsonl")]
-    base = [{k: v for k, v in r.items() if k not in ("seconds", "peak_memory")} for r in read_journal(tmp_path / "whole" / "metrics.jsonl")]
+    kept = [
+        {k: v for k, v in r.items() if k not in ("seconds", "peak_memory")}
+        for r in read_journal(folder / "metrics.jsonl")
+    ]
+    base = [
+        {k: v for k, v in r.items() if k not in ("seconds", "peak_memory")}
+        for r in read_journal(tmp_path / "whole" / "metrics.jsonl")
+    ]
     assert kept == base
     assert not list((folder / "checkpoints").glob(".tmp-*"))
 
@@ -126,7 +132,9 @@ def test_a_signal_stops_at_a_safe_point(nano: Path, command: list[str], tmp_path
 
 def test_a_loss_that_is_not_finite_is_named(trained, tmp_path: Path):
     with pytest.raises(WorkError, match=r"0-autoencoder: step \d+: .*not finite"):
-        trained(tmp_path / "a", "training.lr=1e30", "training.clip=0", "training.warmup=0", "training.phases.0.steps=60")
+        trained(
+            tmp_path / "a", "training.lr=1e30", "training.clip=0", "training.warmup=0", "training.phases.0.steps=60"
+        )
     for folder in (tmp_path / "a" / "checkpoints").glob("step-*"):
         for tensors in read_checkpoint(folder)[0].values():
             assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
