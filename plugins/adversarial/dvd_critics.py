@@ -14,7 +14,7 @@ from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Width
 from mutoscope.core.values import Conditioning
 from mutoscope.plugins.adversarial.patches import some_frames
-from mutoscope.plugins.adversarial.spectral import Verdict, conv
+from mutoscope.plugins.adversarial.spectral import HeldConv, Verdict
 
 
 @final
@@ -108,8 +108,8 @@ class Down(nn.Module):
     def __init__(self, channels: int, out: int, dims: int, first: bool) -> None:
         super().__init__()
         self.first, self.dims = first, dims
-        self.conv1, self.conv2 = conv(channels, out, dims=dims), conv(out, out, dims=dims)
-        self.skip = conv(channels, out, 1, dims)
+        self.conv1, self.conv2 = HeldConv(channels, out, dims=dims), HeldConv(out, out, dims=dims)
+        self.skip = HeldConv(channels, out, 1, dims)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))

@@ -16,7 +16,7 @@ from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Natural, Width
 from mutoscope.core.values import Conditioning, Tokens
 from mutoscope.plugins.adversarial.grids import cells_of, check_cells, field_of, grid_of, tokens_of
-from mutoscope.plugins.adversarial.spectral import conv, held
+from mutoscope.plugins.adversarial.spectral import HeldConv, HeldLinear
 from mutoscope.plugins.adversarial.vgan import start_of
 
 
@@ -62,10 +62,10 @@ class Dvdgan(OneStepDenoiser):
         doublings = len(widths) - 1
         self.map = (widths[0], *(start_of(n, doublings) for n in self.field.size))
         told = content + given.pooled
-        self.start = held(nn.Linear(told, self.map[0] * self.map[1] * self.map[2]))
+        self.start = HeldLinear(told, self.map[0] * self.map[1] * self.map[2])
         self.levels = nn.ModuleList(Level(a, b, told) for a, b in zip(widths, widths[1:], strict=False))
         self.norm = ToldNorm(widths[-1], told)
-        self.out = conv(widths[-1], self.field.channels)
+        self.out = HeldConv(widths[-1], self.field.channels)
         self.seen = Seen(self.field.channels, widths, frames) if frames else None
 
     def noise(self, canvas: Tokens, draw: Draw) -> dict[str, Tensor]:
@@ -121,16 +121,17 @@ class ConvGru(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gates = conv(2 * channels, 2 * channels)
-        self.new = conv(2 * channels, channels)
+        self.gates = HeldConv(2 * channels, 2 * channels)
+        self.new = HeldConv(2 * channels, channels)
 
     def forward(self, x: Tensor, h: Tensor | None) -> Tensor:
         """B T C H W to the same. h: what it starts from, B C H W; zeros by default."""
         h = torch.zeros_like(x[:, 0]) if h is None else h
         states = []
+        w_gates, w_new = self.gates.held(), self.new.held()
         for frame in x.unbind(1):
-            r, u = torch.sigmoid(self.gates(torch.cat([h, frame], 1))).chunk(2, dim=1)
-            c = F.relu(self.new(torch.cat([frame, r * h], 1)))
+            r, u = torch.sigmoid(self.gates(torch.cat([h, frame], 1), w_gates)).chunk(2, dim=1)
+            c = F.relu(self.new(torch.cat([frame, r * h], 1), w_new))
             h = u * h + (1.0 - u) * c
             states.append(h)
         return torch.stack(states, dim=1)
@@ -143,8 +144,8 @@ class Residual(nn.Module):
         super().__init__()
         self.double = double
         self.norm1, self.norm2 = ToldNorm(channels, told), ToldNorm(out, told)
-        self.conv1, self.conv2 = conv(channels, out), conv(out, out)
-        self.skip = conv(channels, out, 1) if channels != out or double else nn.Identity()
+        self.conv1, self.conv2 = HeldConv(channels, out), HeldConv(out, out)
+        self.skip = HeldConv(channels, out, 1) if channels != out or double else nn.Identity()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         h = F.relu(self.norm1(x, c))
@@ -160,8 +161,8 @@ class ToldNorm(nn.Module):
     def __init__(self, channels: int, told: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.gain = held(nn.Linear(told, channels, bias=False))
-        self.shift = held(nn.Linear(told, channels, bias=False))
+        self.gain = HeldLinear(told, channels, bias=False)
+        self.shift = HeldLinear(told, channels, bias=False)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """N C H W, with c: N told."""
@@ -174,9 +175,9 @@ class Seen(nn.Module):
     def __init__(self, channels: int, widths: list[int], frames: int) -> None:
         super().__init__()
         down = widths[::-1]
-        self.first = conv(channels, down[0])
-        self.blocks = nn.ModuleList(conv(a, b) for a, b in zip(down, down[1:], strict=False))
-        self.join = nn.ModuleList(conv(frames * b, b) for b in down[1:])
+        self.first = HeldConv(channels, down[0])
+        self.blocks = nn.ModuleList(HeldConv(a, b) for a, b in zip(down, down[1:], strict=False))
+        self.join = nn.ModuleList(HeldConv(frames * b, b) for b in down[1:])
 
     def forward(self, shown: Tensor, start: tuple[int, int], levels: int) -> list[Tensor]:
         """B C frames H W to B width h w for every level, the smallest first."""

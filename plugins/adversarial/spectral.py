@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from mutoscope.core.facts import ConditioningFact
 from mutoscope.core.values import Conditioning
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.Conv3d)
+
+class Held(nn.Module):
+    """Weights with an orthogonal start, divided by their largest singular value in use.
+
+    Miyato et al. 2018, alg. 1, arXiv:1802.05957; Brock et al. 2019, sec. 3, arXiv:1809.11096. The value is estimated by
+    one step of power iteration, whose left vector is kept from use to use.
+    """
+
+    def __init__(self, shape: tuple[int, ...], bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.orthogonal_(self.weight)
+        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+        left = torch.randn(shape[0])
+        self.register_buffer("left", left / left.norm())
+
+    def held(self) -> Tensor:
+        """The weights in use."""
+        w = self.weight.flatten(1)
+        with torch.no_grad():
+            right = w.mT @ self.left.to(w.dtype)
+            right = right / (right.norm() + 1e-12)
+            left = w @ right
+            left = left / (left.norm() + 1e-12)
+            if self.training:
+                self.left.copy_(left)
+        return self.weight / (left @ (w @ right))
 
 
-def held(layer: Layer) -> Layer:
-    """A layer with an orthogonal start and a spectral norm of one. Miyato et al. 2018, arXiv:1802.05957; Brock et al.
-    2019, sec. 3."""
-    nn.init.orthogonal_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return spectral_norm(layer)
+class HeldLinear(Held):
+    """A linear layer."""
+
+    def __init__(self, inputs: int, out: int, bias: bool = True) -> None:
+        super().__init__((out, inputs), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.held(), self.bias)
 
 
-def conv(channels: int, out: int, kernel: int = 3, dims: int = 2) -> nn.Conv2d | nn.Conv3d:
-    """A convolution that keeps the size."""
-    kind = nn.Conv2d if dims == 2 else nn.Conv3d
-    return held(kind(channels, out, kernel, padding=kernel // 2))
+class HeldConv(Held):
+    """A convolution that keeps the size. dims: 2 over rows and columns, 3 over frames too."""
+
+    def __init__(self, channels: int, out: int, kernel: int = 3, dims: int = 2) -> None:
+        super().__init__((out, channels, *[kernel] * dims), bias=True)
+        self.pad = kernel // 2
+
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """weight: from `held`, where the layer is used many times over."""
+        run = F.conv2d if self.weight.ndim == 4 else F.conv3d
+        return run(x, self.held() if weight is None else weight, self.bias, padding=self.pad)
 
 
 class Verdict(nn.Module):
@@ -33,8 +66,8 @@ class Verdict(nn.Module):
 
     def __init__(self, given: ConditioningFact, width: int) -> None:
         super().__init__()
-        self.score = held(nn.Linear(width, 1))
-        self.told = held(nn.Linear(given.pooled, width, bias=False)) if given.pooled else None
+        self.score = HeldLinear(width, 1)
+        self.told = HeldLinear(given.pooled, width, bias=False) if given.pooled else None
 
     def forward(self, features: Tensor, conditioning: Conditioning) -> Tensor:
         """B T width to B T."""
