@@ -248,3 +248,17 @@ def test_pairs_of_frames_are_judged_with_their_low_resolution_and_without(make, 
 def stir(module: torch.nn.Module) -> None:
     for parameter in module.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_spectral_norms_are_held_at_one():
+    from mutoscope.plugins.adversarial.spectral import HeldConv
+
+    layer = HeldConv(6, 10)
+    torch.testing.assert_close(torch.linalg.matrix_norm(layer.held().flatten(1), 2), torch.tensor(1.0))
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand_like(layer.weight) * 5)
+    for _ in range(200):
+        layer.held()
+    torch.testing.assert_close(
+        torch.linalg.matrix_norm(layer.held().flatten(1), 2), torch.tensor(1.0), rtol=1e-3, atol=0
+    )
