@@ -53,8 +53,6 @@ EXACT = {
 ROUNDED = {"23-improved-ddpm-cifar10": 0.06}
 """How far a count is from what its source prints, where that is a round number."""
 QUICK = (
-    "19-ldm-kl-f8",
-    "19-ldm-vq-f4",
     "20-vae-mnist",
     "21-nonequilibrium",
     "22-ddpm-cifar10",

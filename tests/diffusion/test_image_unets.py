@@ -213,3 +213,15 @@ def test_counts_are_the_published_ones(name) -> None:
     with torch.device("meta"):
         part = net(token, ConditioningFact(**given), Wide(times), **settings)
     assert sum(p.numel() for p in part.parameters()) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_the_whole_network_is_one_graph(net) -> None:
+    """torch.compile traces it without a break, and gives the same."""
+    part, x, level, said = built(net), Tokens.canvas(GRID, 2), torch.tensor([200.0, 700.0]), told(2)
+    x = x.with_values(torch.randn(2, GRID.cells, 4))
+    with torch.no_grad():
+        expected = part(x, level, said)
+        made = torch.compile(part, backend="aot_eager", fullgraph=True)(x, level, said)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-4)

@@ -38,10 +38,9 @@ def residual(ours: Residual, theirs) -> None:
 def attention(ours: Attention, theirs) -> None:
     same(ours.norm, theirs.group_norm)
     heads = (theirs.to_q, theirs.to_k, theirs.to_v)
-    ours.qkv.weight.copy_(torch.cat([layer.weight for layer in heads])[..., None, None])
-    ours.qkv.bias.copy_(torch.cat([layer.bias for layer in heads]))  # type: ignore[union-attr]
-    ours.out.weight.copy_(theirs.to_out[0].weight[..., None, None])
-    ours.out.bias.copy_(theirs.to_out[0].bias)  # type: ignore[union-attr]
+    ours.qkv.weight.copy_(torch.cat([layer.weight for layer in heads]))
+    ours.qkv.bias.copy_(torch.cat([layer.bias for layer in heads]))
+    same(ours.out, theirs.to_out[0])
 
 
 def transformer(ours: Transformer, theirs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +13,7 @@ from mutoscope.core.facts import ConditioningFact
 Modulate = Literal["scale_shift", "add"]
 """How the level enters a residual block: GN(h)(1 + w) + b, or added between the convolutions."""
 Resample = Literal["none", "down", "up"]
+L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
 class Norm(nn.GroupNorm):
@@ -22,7 +23,7 @@ class Norm(nn.GroupNorm):
         super().__init__(next(g for g in range(min(32, channels), 0, -1) if channels % g == 0), channels, eps)
 
 
-def silenced(layer: nn.Conv2d) -> nn.Conv2d:
+def silenced(layer: L) -> L:
     """The layer with zero weights, so that what it ends is silent at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -85,14 +86,14 @@ class Attention(nn.Module):
             raise ValueError(f"heads: {heads} heads do not divide {channels} channels")
         self.heads = heads
         self.norm = Norm(channels, eps)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = silenced(nn.Conv2d(channels, channels, 1))
+        self.qkv, self.out = nn.Linear(channels, 3 * channels), silenced(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """B C H W to the same; it has no use for a context."""
-        qkv = rearrange(self.qkv(self.norm(x)), "b (three h d) y x -> three b h (y x) d", three=3, h=self.heads)
-        seen = F.scaled_dot_product_attention(*qkv.unbind(0))
-        return x + self.out(rearrange(seen, "b h (y x) d -> b (h d) y x", y=x.shape[2]))
+        cells = rearrange(self.norm(x), "b c y x -> b (y x) c")
+        q, k, v = rearrange(self.qkv(cells), "b n (three h d) -> three b h n d", three=3, h=self.heads).unbind(0)
+        seen = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        return x + rearrange(seen, "b (y x) c -> b c y x", y=x.shape[2])
 
 
 class Halve(nn.Module):
