@@ -20,7 +20,7 @@ from mutoscope.core.settings import Count, Natural, NonNegative, Share
 from mutoscope.core.values import Conditioning, Example, Losses
 from mutoscope.plugins.adversarial.augment import Change, augmented
 from mutoscope.plugins.adversarial.grids import field_of, grid_of
-from mutoscope.plugins.adversarial.losses import LOSSES, gradient_of, split
+from mutoscope.plugins.adversarial.losses import LOSSES, gradient_of, probed, split
 
 CRITIC = "discriminator"
 COLLAPSED = 0.02
@@ -132,7 +132,7 @@ class Adversarial(Objective):
             shown_real, shown_fake = critic.view(seen_real, draw.at(3)), critic.view(seen_fake, draw.at(4))
             smooth = self.r1 > 0 and self.r1_every == 1
             if smooth:
-                shown_real = shown_real.detach().requires_grad_(True)
+                shown_real = probed(shown_real)
             r, named_real = split(critic(shown_real, told), critic)
             f, named_fake = split(critic(shown_fake, told), critic)
             loss = self.kind.critic(r.float(), f.float())
@@ -158,7 +158,7 @@ class Adversarial(Objective):
         """R1 alone, as much stronger as it is rarer."""
         told, total = example.conditioning.each(Tensor.detach), real.new_zeros(())
         for _, critic in self._named():
-            shown = critic.view(self._augmented(real, draw), draw).detach().requires_grad_(True)
+            shown = probed(critic.view(self._augmented(real, draw), draw))
             total = total + self.r1_every * self._r1(split(critic(shown, told), critic)[0], shown)
         return Losses(total)
 
@@ -167,7 +167,7 @@ class Adversarial(Objective):
 
     def _penalty(self, critic: Discriminator, real: Tensor, fake: Tensor, told: Conditioning, draw: Draw) -> Tensor:
         share = draw.uniform("between").view(-1, 1, 1, 1, 1).to(real)
-        between = torch.lerp(real, fake, share).detach().requires_grad_(True)
+        between = probed(torch.lerp(real, fake, share))
         norm = gradient_of(split(critic(between, told), critic)[0], between).float().norm(dim=1)
         return self.penalty * (norm - 1.0).square().mean()
 

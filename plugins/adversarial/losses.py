@@ -60,6 +60,11 @@ def split(scores: Tensor, critic: Discriminator) -> tuple[Tensor, Tensor | None]
     return score, named if critic.categories else None
 
 
+def probed(grid: Tensor) -> Tensor:
+    """A grid that scores can be differentiated by. No leaf: what counts FLOPs hooks into leaves that modules are given."""
+    return grid.detach().requires_grad_(True) * 1.0
+
+
 def gradient_of(scores: Tensor, grid: Tensor) -> Tensor:
     """The gradient of each clip's summed score in its grid, B x values, itself differentiable."""
     (gradient,) = torch.autograd.grad(scores.float().sum(), grid, create_graph=True)
