@@ -499,7 +499,7 @@ def _facts_for(part: type[Component]) -> Iterator[Any]:
     ids |= issubclass(part, TokenDenoiser)
     ids |= any(not need.holds(LATENT) and need.holds(replace(LATENT, codebook=CODES)) for need in latent)
     yield CLIP
-    yield replace(LATENT, codebook=CODES if ids else None)
+    yield replace(LATENT, codebook=CODES if ids else None, pixels=None if ids else (0.0, 1.0))
     yield replace(TOKEN, codebook=CODES if ids else None, width=1 if ids else TOKEN.width)
     yield GIVEN
     yield FeatureFact(8, Grid(CLIP.frames, 4, 4), (1, 4, 4))

@@ -33,7 +33,8 @@ class LatentFact:
     channels: of a continuous latent, or the width of a code. stride: frames, rows, columns per latent cell.
     causal: the first frame is coded alone, so that a clip of 1 + k * stride frames has 1 + k latent frames.
     codebook: number of ids, or None for continuous latents. decodes: latents can be turned back into video.
-    grid: latent cells of a training clip, of the largest when sizes mix.
+    grid: latent cells of a training clip, of the largest when sizes mix. pixels: (shift, scale) where latents are
+    (pixels - shift) * scale, None where they are coded otherwise.
     """
 
     channels: int
@@ -43,6 +44,7 @@ class LatentFact:
     codebook: int | None = None
     decodes: bool = True
     mixed: bool = False
+    pixels: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

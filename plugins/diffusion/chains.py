@@ -63,15 +63,17 @@ class BoundedChain(LevelProcess):
 class GaussianChain(BoundedChain):
     """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise, and back with a learned mean and variance. Its table App.1.
 
-    The network gives z_mu and z_Sigma: Sigma = sigmoid(z_Sigma + logit beta_t), mu = (x - z_mu) (1 - Sigma) + z_mu.
+    The network gives z_mu and z_Sigma. push: as released code has it, mu = x sqrt(1 - beta_t) + z_mu sqrt(beta_t) and
+    Sigma = sigmoid(z_Sigma / sqrt(T) + logit beta_t), so that outputs are of unit size and zero is the forward step; else
+    as the paper has it, Sigma = sigmoid(z_Sigma + logit beta_t) and mu = (x - z_mu) (1 - Sigma) + z_mu.
     The step back is told as the clean data that has this mean, and as the share of the way between the two fixed
     variances, so that samplers with fewer steps can go by it.
 
     rates: gives beta_1 ... beta_T, float64; a function, so that they may be learned.
     """
 
-    def __init__(self, steps: int, rates: Callable[[], Tensor]) -> None:
-        self.steps, self.rates = steps, rates
+    def __init__(self, steps: int, rates: Callable[[], Tensor], push: bool = True) -> None:
+        self.steps, self.rates, self.push = steps, rates, push
 
     def beta(self) -> Tensor:
         return self.rates()
@@ -89,8 +91,12 @@ class GaussianChain(BoundedChain):
         z_mean, z_variance = raw.float().chunk(2, dim=-1)
         of_clean, of_noisy, high, low, logit = (self.at(row, t, noisy) for row in self.tables())
         x, first = noisy.filled().float(), noisy.per_token(t)[..., None] <= 1
-        log_variance = torch.nn.functional.logsigmoid(z_variance + logit)
-        mean = z_mean + (x - z_mean) * (1 - log_variance.exp())
+        if self.push:
+            log_variance = torch.nn.functional.logsigmoid(z_variance / math.sqrt(self.steps) + logit)
+            mean = x * (1 - high.exp()).sqrt() + z_mean * (0.5 * high).exp()
+        else:
+            log_variance = torch.nn.functional.logsigmoid(z_variance + logit)
+            mean = z_mean + (x - z_mean) * (1 - log_variance.exp())
         # The step to data is the forward one: its mean is the clean data, its variance the largest.
         clean = torch.where(first, x * (1 - high.exp()).sqrt(), (mean - of_noisy * x) / of_clean)
         share = torch.where(first, 1.0, (log_variance - low) / self.at(self.gap(), t, noisy))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.errors import InputError
-from mutoscope.core.facts import Additive, ClassifierFact, ConditioningFact, TokenFact
+from mutoscope.core.facts import Additive, ClassifierFact, ConditioningFact, LatentFact, TokenFact
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import NonNegative, Share, Steps
@@ -41,6 +41,7 @@ class ClassifierGuided(LevelSampler):
         process: Annotated[LevelProcess, Additive],
         given: ConditioningFact,
         classifier: ClassifierFact | None,
+        latents: LatentFact,
         *,
         scale: NonNegative = 1.0,
         method: Literal["ancestral", "ddim"] = "ancestral",
@@ -54,7 +55,7 @@ class ClassifierGuided(LevelSampler):
         super().__init__(tokens, process, steps, guidance, guidance_interval)
         if classifier is None:
             raise ValueError("needs a tower that classifies noisy clips; would fit: tower: adm_classifier")
-        if tokens.packed or tokens.patch != (1, 1, 1) or tokens.width != classifier.channels:
+        if latents.pixels is None or tokens.packed or tokens.patch != (1, 1, 1) or tokens.width != classifier.channels:
             raise ValueError(
                 "the classifier looks at pixels; would fit: autoencoder: identity with patchifier: {type: spacetime, "
                 f"size: [1, 1, 1]}}; got tokens of {tokens.width} values"

@@ -29,7 +29,8 @@ class Variational(Objective):
     gradient goes through what it makes of the data.
 
     chain: `gaussian`, whose rates start at 1 / (T - t + 2) but the first, which stays at `first`; or `binomial`, for
-    bits, with rates of 1 / (T - t + 1). steps: T. learned: whether the Gaussian rates are learned.
+    bits, with rates of 1 / (T - t + 1). steps: T. learned: whether the Gaussian rates are learned. step: what the network's output is to a Gaussian step
+    back; `code` is as released, `paper` as printed, which asks for outputs of 1 / sqrt(beta).
     """
 
     name = "variational"
@@ -43,6 +44,7 @@ class Variational(Objective):
         steps: Annotated[int, Ge(2)] = 1000,
         first: Annotated[float, Gt(0.0), Lt(1.0)] = 1e-3,
         learned: bool = False,
+        step: Literal["code", "paper"] = "code",
     ) -> None:
         super().__init__()
         if learned and chain == "binomial":
@@ -53,7 +55,9 @@ class Variational(Objective):
         )
         with torch.device("cpu"):
             self.fixed = 1.0 / torch.arange(steps, 1, -1, dtype=torch.float64)
-        self.process: BoundedChain = BinomialChain(steps) if chain == "binomial" else GaussianChain(steps, self.beta)
+        self.process: BoundedChain = (
+            BinomialChain(steps) if chain == "binomial" else GaussianChain(steps, self.beta, step == "code")
+        )
 
     def beta(self) -> Tensor:
         """beta_1 ... beta_T of the Gaussian chain, float64; on the meta device as they start."""

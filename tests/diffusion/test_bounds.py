@@ -263,9 +263,11 @@ def gaussian(steps: int, learned: bool = False) -> Variational:
     return Variational(chain="gaussian", steps=steps, learned=learned)
 
 
-def test_the_gaussian_networks_output_is_the_papers() -> None:
-    """Sigma = sigmoid(z + logit beta), mu = (x - z_mu)(1 - Sigma) + z_mu, through the chain's own sampler."""
-    part, t = gaussian(20), 9
+@pytest.mark.parametrize("step", ["code", "paper"])
+def test_the_gaussian_networks_output_is_the_published_one(step) -> None:
+    """Sigma = sigmoid(z + logit beta), mu = (x - z_mu)(1 - Sigma) + z_mu in the paper, another in the released code;
+    through the chain's own sampler."""
+    part, t = Variational(steps=20, step=step), 9
     chain = part.process
     assert isinstance(chain, GaussianChain)
     torch.manual_seed(0)
@@ -276,8 +278,11 @@ def test_the_gaussian_networks_output_is_the_papers() -> None:
     (a, a_then), (s, s_then) = (c.tolist() for c in chain.coefficients(levels))
     z_mean, z_variance = raw.chunk(2, dim=-1)
     beta = part.beta()[t - 1]
-    sigma = torch.sigmoid(z_variance + (beta / (1 - beta)).log().float())
-    mean = (tokens.filled() - z_mean) * (1 - sigma) + z_mean
+    x, logit = tokens.filled(), (beta / (1 - beta)).log().float()
+    sigma = torch.sigmoid((z_variance / math.sqrt(20) if step == "code" else z_variance) + logit)
+    mean = (x - z_mean) * (1 - sigma) + z_mean
+    if step == "code":
+        mean = x * float(1 - beta) ** 0.5 + z_mean * float(beta) ** 0.5
     made = ancestral_step(said, (a, s), (a_then, s_then), "small", 0.0, torch.zeros(2, 6, 4))
     torch.testing.assert_close(made, mean, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(step_variance(said, (a, s), (a_then, s_then), "small"), sigma, atol=1e-6, rtol=1e-3)
@@ -300,29 +305,14 @@ def test_on_unit_gaussian_data_the_bound_is_the_entropy(steps) -> None:
     assert total == pytest.approx(0.5 * math.log(2 * math.pi * math.e), abs=1e-9)
 
 
-class Forward(torch.nn.Module):
-    """The output for which the step back is the forward one: mean sqrt(1 - beta) x, variance beta."""
-
-    def __init__(self, part: Variational) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, tokens, level, conditioning):
-        t = (level / 1000 * self.part.steps).round().long()
-        beta = tokens.per_token(self.part.beta().detach().float()[(t - 1).clamp(min=0)])[..., None]
-        x = tokens.filled()
-        mean = x * ((1 - beta).sqrt() - (1 - beta)) / beta
-        return torch.cat([mean, torch.zeros_like(mean)], dim=-1)
-
-
 def test_the_loss_is_that_bound_in_bits() -> None:
-    """On unit Gaussian data, with the forward step back, the loss is the entropy, within the drawing of steps."""
+    """On unit Gaussian data, with zero output, which is the forward step, the loss is the entropy, within the drawing of steps."""
     part, clips = Variational(steps=12, first=0.1), 30_000
     torch.manual_seed(0)
     tokens = Tokens.canvas(Grid(1, 2, 2), clips).with_values(torch.randn(clips, 4, 3))
     given = Example(tokens, Conditioning(), Batch(clips=tuple(range(clips))))
-    bits = part.loss(Forward(part), given, Draw(0, "t", 0, tuple(range(clips))), "learner").total
-    assert float(bits) == pytest.approx(0.5 * math.log2(2 * math.pi * math.e), abs=0.03)
+    bits = part.loss(Says(torch.zeros(clips, 4, 6)), given, Draw(0, "t", 0, tuple(range(clips))), "learner").total
+    assert bits.item() == pytest.approx(0.5 * math.log2(2 * math.pi * math.e), abs=0.03)
 
 
 def test_rates_learn_and_the_first_does_not() -> None:
@@ -348,12 +338,14 @@ def test_the_first_step_is_the_forward_one(name) -> None:
 
 
 def test_gaussian_chains_are_sampled() -> None:
-    """The forward step back samples the unit Gaussian, at full length and with fewer steps."""
+    """Zero output, the forward step back, samples the unit Gaussian, at full length and with fewer steps."""
     part = gaussian(100)
     canvas, draw = Tokens.canvas(Grid(1, 8, 8), 32), Draw(0, "s", 0, tuple(range(32)))
     token = TokenFact(width=3, grid=Grid(1, 8, 8), channels=3)
     for steps in (100, 40):
-        made = Ancestral(token, part.process, steps=steps).sample(Forward(part), canvas, Conditioning(), draw)
+        made = Ancestral(token, part.process, steps=steps).sample(
+            Says(torch.zeros(32, 64, 6)), canvas, Conditioning(), draw
+        )
         assert made.filled().mean().item() == pytest.approx(0, abs=0.03)
         assert made.filled().std().item() == pytest.approx(1, abs=0.03)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mutoscope.core.errors import InputError
-from mutoscope.core.facts import ClassifierFact, ClipFact, ConditioningFact, TokenFact
+from mutoscope.core.facts import ClassifierFact, ClipFact, ConditioningFact, LatentFact, TokenFact
 from mutoscope.core.randomness import Draw
 from mutoscope.core.tower import Tower
 from mutoscope.core.values import Batch, Conditioning, Example, Features, Grid, Known, Tokens
@@ -210,6 +210,7 @@ def test_edits_count_their_calls(exact, by_time, token) -> None:
 
 PLACES = (-1.0, 1.0)
 NARROW = 0.25
+PIXELS = LatentFact(1, (1, 1, 1), Grid(1, 1, 1), pixels=(0.0, 1.0))
 
 
 class Mixture(torch.nn.Module):
@@ -258,7 +259,7 @@ def guided(scale: float, label: int, method: str = "ancestral", clean: bool = Fa
     token = TokenFact(width=1, grid=Grid(1, 1, 1), channels=1)
     seen = ClassifierFact(Knows(process, clean), 2, 1)
     part = ClassifierGuided(
-        token, process, ConditioningFact(vocabulary=2, length=1), seen, scale=scale, method=method, steps=steps
+        token, process, ConditioningFact(vocabulary=2, length=1), seen, PIXELS, scale=scale, method=method, steps=steps
     )
     told = Conditioning(prompt_ids=torch.full((clips, 1), label))
     canvas, draw = Tokens.canvas(Grid(1, 1, 1), clips), Draw(0, "g", 0, tuple(range(clips)))
@@ -291,12 +292,14 @@ def test_guidance_needs_a_classifier_that_fits() -> None:
     process, token = Ddpm().process, TokenFact(width=1, grid=Grid(1, 1, 1), channels=1)
     seen, given = ClassifierFact(Knows(process), 2, 1), ConditioningFact(vocabulary=2, length=1)
     with pytest.raises(ValueError, match="tower: adm_classifier"):
-        ClassifierGuided(token, process, given, None)
+        ClassifierGuided(token, process, given, None, PIXELS)
     with pytest.raises(ValueError, match="identity"):
-        ClassifierGuided(TokenFact(width=4, grid=Grid(1, 1, 1), channels=1), process, given, seen)
+        ClassifierGuided(TokenFact(width=4, grid=Grid(1, 1, 1), channels=1), process, given, seen, PIXELS)
+    with pytest.raises(ValueError, match="identity"):
+        ClassifierGuided(token, process, given, seen, LatentFact(1, (1, 8, 8), Grid(1, 1, 1)))
     with pytest.raises(ValueError, match="one_hot"):
-        ClassifierGuided(token, process, ConditioningFact(), seen)
-    part = ClassifierGuided(token, process, given, seen)
+        ClassifierGuided(token, process, ConditioningFact(), seen, PIXELS)
+    part = ClassifierGuided(token, process, given, seen, PIXELS)
     with pytest.raises(InputError, match="id of a class"):
         part.sample(Mixture(process), Tokens.canvas(Grid(1, 1, 1), 1), Conditioning(), Draw(0, "g", 0, (0,)))  # type: ignore[arg-type]
 
@@ -304,7 +307,7 @@ def test_guidance_needs_a_classifier_that_fits() -> None:
 def test_the_noisy_classifier_learns_on_noisy_clips() -> None:
     """What it is shown has the variance of the level that it is told."""
     clip = ClipFact(3, 2, (8, 8), classes=4)
-    part = ClassifyNoisy(clip, None)
+    part = ClassifyNoisy(clip, None, None)
 
     class Watches(Tower):
         name = "test_watches"
@@ -320,6 +323,10 @@ def test_the_noisy_classifier_learns_on_noisy_clips() -> None:
     video, level = tower.seen
     _, s = part.noise.coefficients((level + 1) / 1000)
     torch.testing.assert_close(video.flatten(1).std(1), s, atol=0.02, rtol=0.2)
+    moved = ClassifyNoisy(clip, part.noise, LatentFact(3, (1, 1, 1), Grid(2, 8, 8), pixels=(0.5, 2.0)))
+    moved.loss(tower, Example(None, Conditioning(), batch), Draw(0, "t", 0, tuple(range(clips))), "learner")
+    a, _ = part.noise.coefficients((level + 1) / 1000)
+    torch.testing.assert_close(tower.seen[0] - video, -a.view(-1, 1, 1, 1, 1).expand_as(video), atol=1e-5, rtol=1e-4)
     assert level.min() >= 0
     assert 400 < level.mean().item() < 600
 
