@@ -80,9 +80,12 @@ class Pairings:
         return attempt(self.recipe(row), self.catalog, self.hosted)
 
     def fits(self, row: Row) -> bool:
+        """Whether assembly has nothing against a row, or the beginning of one, as far as it goes."""
         words = tuple(row.values())
         if words not in self.judged:
-            self.judged[words] = not self.findings(row).any
+            found = self.findings(row)
+            said = [path for path, _, _ in found.problems if path[0] in row] + [m.path for m in found.mismatches]
+            self.judged[words] = not said
         return self.judged[words]
 
     # Rows that fit
@@ -106,9 +109,7 @@ class Pairings:
 
         return grown({})
 
-    def _ordered(
-        self, role: str, row: Row, wanted: Row, covered: set[Pair], chance: random.Random
-    ) -> list[str]:  # fmt: skip
+    def _ordered(self, role: str, row: Row, wanted: Row, covered: set[Pair], chance: random.Random) -> list[str]:
         words = [w for w in self.options[role] if wanted.get(role) in (None, w, w.partition(":")[0])]
         words = [word for word in words if self._meets(role, word, {**wanted, **row})]
         chance.shuffle(words)
