@@ -39,6 +39,11 @@ class LevelDenoiser(Denoiser):
         __call__ = forward
 
 
+class RecallingDenoiser(LevelDenoiser):
+    """A level denoiser that takes as many values per token as `process.input_width` says: noisy ones, and beside them
+    its previous estimate where the process shows it that."""
+
+
 class TokenDenoiser(Denoiser):
     """Fills in ids: autoregressive and masked."""
 

@@ -37,6 +37,10 @@ class Objective(Component, nn.Module, ABC):
     def begin(self, learner: Any) -> None:
         """Called once when its phase starts, before the optimizers are made."""
 
+    def restrict(self, learner: Any) -> None:
+        """Called when its phase starts or resumes, after `begin`: marks by `requires_grad` what of the learner is to
+        stay as it is. By default all of it learns."""
+
     def opponents(self) -> dict[str, nn.Module]:
         """What learns in turns of its own, by turn name: `{"discriminator": ...}`."""
         return {}

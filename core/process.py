@@ -43,6 +43,11 @@ class LevelProcess(Process):
         """Times of a sampler with so many steps, from 1 down to 0: steps + 1 numbers, float64."""
         return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
 
+    def input_width(self, tokens: TokenFact) -> int:
+        """Values per token that the network is given: more than the token's own where it is also shown its previous
+        estimate, which only a `RecallingDenoiser` takes."""
+        return tokens.width
+
     def output_width(self, tokens: TokenFact) -> int:
         """Raw values per token that the network must give."""
         return tokens.width

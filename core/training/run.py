@@ -100,6 +100,7 @@ class Training:
             phase.objective.begin(model.part(phase.learn))
         else:
             phase.objective.load_state_dict(resumed["parts"]["objective"])
+        phase.objective.restrict(model.part(phase.learn))
         learner: nn.Module = model.part(phase.learn)
         shared = [learner, *_trained(model.conditioners if phase.learn == "denoiser" else [])]
         self.processes.share(shared, descent.shard)

@@ -67,13 +67,15 @@ class LevelSampler(Sampler):
 class Walk:
     """One sample under way: its times, and predictions along them.
 
-    clean: what a multistep sampler keeps of its predictions, the latest first.
+    clean: what a multistep sampler keeps of its predictions, the latest first. last: the latest prediction, which a
+    network that recalls its estimate is shown.
     """
 
     def __init__(self, guided: Guided, canvas: Tokens, width: int, times: list[float], draw: Draw) -> None:
         self.guided, self.canvas, self.width, self.times, self.draw = guided, canvas, width, times, draw
         self.known = guided.told.known
         self.clean: list[Tensor] = []
+        self.last: Prediction | None = None
         with torch.device("cpu"):
             a, s = guided.process.coefficients(torch.tensor(times, dtype=torch.float64))
         self.signal, self.noise = cast(list[float], a.tolist()), cast(list[float], s.tolist())
@@ -84,7 +86,8 @@ class Walk:
 
     def predict(self, x: Tensor, i: int) -> Prediction:
         """The guided prediction for values x at times[i]."""
-        return self.guided.predict(self.canvas.with_values(x), self.times[i])
+        self.last = self.guided.predict(self.canvas.with_values(x), self.times[i], self.last)
+        return self.last
 
     def straight(self, i: int) -> tuple[float, float]:
         """(a + s, s / (a + s)) at times[i].
