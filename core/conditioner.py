@@ -24,6 +24,10 @@ class Conditioner(Component, nn.Module, ABC):
     role: ClassVar[str] = "conditioner"
     entries: ClassVar[tuple[str, ...]] = ("forward", "embed")
     dropout: float = 0.0
+    sees: int = 0
+    """First frames of the video itself that it looks at, in `Batch.opening`."""
+    reads_written: ClassVar[bool] = False
+    """Whether it reads what the recipe's writer says of the training clips, in `Batch.written`."""
 
     @abstractmethod
     def embed(self, batch: Batch, draw: Draw) -> Conditioning:

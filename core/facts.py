@@ -113,7 +113,7 @@ class ConditioningFact:
     pooled: width of one vector per clip. sequence: width of the prompt's token features; length: their number.
     vocabulary: number of prompt ids. per_frame: width of one vector per frame. augmented: numbers that say how a
     training clip was altered. cells: channels aligned with the latent cells. known: clean tokens at known places are
-    given.
+    given. places: where training has shown them, of `core.showing.PLACES`; none where it may be anywhere.
     """
 
     pooled: int = 0
@@ -124,6 +124,7 @@ class ConditioningFact:
     augmented: int = 0
     cells: int = 0
     known: bool = False
+    places: tuple[str, ...] = ()
 
     def merged(self, other: ConditioningFact) -> ConditioningFact:
         """The fact of two conditioners together: pooled vectors are concatenated, sequences follow each other."""
@@ -136,6 +137,7 @@ class ConditioningFact:
             augmented=self.augmented + other.augmented,
             cells=self.cells + other.cells,
             known=self.known or other.known,
+            places=tuple(dict.fromkeys((*self.places, *other.places))),
         )
 
 

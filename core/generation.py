@@ -2,87 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mutoscope.core.errors import InputError
 from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.randomness import Draw
+from mutoscope.core.request import Request
 from mutoscope.core.settings import Precision
-from mutoscope.core.values import Batch, Conditioning, Grid, Known, Tokens
+from mutoscope.core.showing import goes_on_from, known_tokens, place_of, told_places
+from mutoscope.core.training.views import shown as resized
+from mutoscope.core.values import Batch, Conditioning, Grid, Known, Latents, Tokens
+from mutoscope.core.windows import extent, made_by_windows, streamed
 
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for. Fields that are None take the training data's value, or are drawn by the conditioners.
-
-    prompts, labels, actions: one per clip; actions are one row of integers per clip. count: clips, where nothing else
-    says how many. frames, size (rows, columns): of the video; any that the model's parts can cover. seed: of all
-    draws. clips: the number of each clip in those draws, by default 0, 1, ...; a clip's sample depends on the seed and
-    its own number, not on its batch mates. at_once: clips in one batch. precision: of matrix products. source: a video
-    to edit, B C T H W in [-1, 1], of which frames and size are those of the request; for a sampler that edits. stays:
-    which of its pixels are to stay, B T H W booleans.
-    """
-
-    prompts: tuple[str, ...] | None = None
-    labels: tuple[int, ...] | None = None
-    actions: tuple[tuple[int, ...], ...] | None = None
-    count: int | None = None
-    frames: int | None = None
-    size: tuple[int, int] | None = None
-    seed: int = 0
-    clips: tuple[int, ...] | None = None
-    at_once: int = 64
-    precision: Precision = "float32"
-    source: Tensor | None = None
-    stays: Tensor | None = None
-
-    def __len__(self) -> int:
-        given = {
-            name: len(value)
-            for name in ("prompts", "labels", "actions", "clips", "source", "stays")
-            if (value := getattr(self, name)) is not None
-        }
-        if self.count is not None:
-            given["count"] = self.count
-        if len(set(given.values())) > 1:
-            raise InputError(f"a request has one of each per clip; got {given}")
-        return next(iter(given.values()), 1)
-
-    def batches(self) -> list[Batch]:
-        """The request in batches of at most `at_once` clips; a source to edit is their video."""
-        n = len(self)
-        if n < 1 or self.at_once < 1:
-            raise InputError(f"a request asks for at least one clip, at least one at once; got {n} and {self.at_once}")
-        clips = self.clips or tuple(range(n))
-        cuts = [slice(i, i + self.at_once) for i in range(0, n, self.at_once)]
-        return [
-            Batch(
-                prompt=self.prompts[cut] if self.prompts is not None else None,
-                label=torch.tensor(self.labels[cut]) if self.labels is not None else None,
-                actions=torch.tensor(self.actions[cut]) if self.actions is not None else None,
-                clips=clips[cut],
-                video=self.source[cut] if self.source is not None else None,
-            )
-            for cut in cuts
-        ]
-
-    def shape(self, model: Model) -> tuple[int, tuple[int, int]]:
-        """Frames and size (rows, columns) of the video asked for; those of a source, else of the training data."""
-        if self.source is not None:
-            frames, rows, columns = self.source.shape[2:]
-            return frames, (rows, columns)
-        return self.frames or model.clip.frames, self.size or model.clip.size
-
-    def kept(self, batch: Batch) -> Tensor | None:
-        """What is to stay, of the clips of one batch of this request."""
-        if self.stays is None:
-            return None
-        clips = self.clips or tuple(range(len(self)))
-        return self.stays[[clips.index(clip) for clip in batch.clips]]
+__all__ = ["Generated", "Request", "autocast", "generate", "legal_grid", "stream"]
 
 
 @dataclass(frozen=True)
@@ -100,30 +38,41 @@ def generate(model: Model | Cascade, request: Request) -> Generated:
     runs its stages in order; the last one gives the request's frames and size. Raises InputError on a request that
     the model cannot serve.
     """
+    stages = _generating(model)
+    clip = stages[-1][1].clip
+    videos, notes = [], dict.fromkeys(())
+
+    def sample(part: Request, step: int) -> Tensor:
+        video, said = _window(stages, part, step)
+        notes.update(dict.fromkeys(said))
+        return video
+
+    for part in request.parts():
+        videos.append(made_by_windows(part, clip.frames, clip.size, sample))
+    return Generated(torch.cat(videos), tuple(notes))
+
+
+def stream(model: Model | Cascade, request: Request) -> Iterator[Tensor]:
+    """A video without an end, as frames that follow each other, B C t H W: the windows of `generate`, one at a time.
+
+    Only the last frames are kept. Raises InputError on a request with a source of its own, or for more clips than
+    `at_once`.
+    """
+    stages = _generating(model)
+    clip, (part, *more) = stages[-1][1].clip, request.parts()
+    if more or request.source is not None or request.loop:
+        raise InputError("a stream goes on without end from noise: no source, no loop, and at most `at_once` clips")
+    part = replace(part, size=request.size or clip.size)
+    return streamed(part, *extent(part, clip.frames), lambda asked, step: _window(stages, asked, step)[0])
+
+
+def _generating(model: Model | Cascade) -> list[tuple[str, Model]]:
+    """The stages of a model. Raises InputError on one that lacks a part."""
     stages = stages_of(model)
     for name, stage in stages:
         if lacking := stage.lacks():
             raise InputError(f"{'stage ' + name if name else 'this model'} cannot generate: it has no {lacking[0]}")
-    modes = [(stage, stage.training) for _, stage in stages]
-    videos, notes = [], dict.fromkeys(())
-    try:
-        model.eval()
-        with torch.no_grad(), autocast(stages[0][1].device, request.precision):
-            for batch in request.batches():
-                video = None
-                for i, (name, stage) in enumerate(stages):
-                    last = i == len(stages) - 1
-                    frames, size = request.shape(stage) if last else (stage.clip.frames, stage.clip.size)
-                    draw = Draw(request.seed, f"sample.{name}" if name else "sample", 0, batch.clips, stage.device)
-                    asked = replace(batch, earlier=video, video=batch.video if last else None).to(stage.device)
-                    video, said = _sampled(stage, asked, frames, size, draw, request.kept(batch))
-                    notes.update(dict.fromkeys(said))
-                if video is not None:
-                    videos.append(video.float().clamp(-1, 1).cpu())
-    finally:
-        for stage, training in modes:
-            stage.train(training)
-    return Generated(torch.cat(videos), tuple(notes))
+    return stages
 
 
 def legal_grid(model: Model, frames: int, size: tuple[int, int]) -> Grid:
@@ -135,46 +84,138 @@ def legal_grid(model: Model, frames: int, size: tuple[int, int]) -> Grid:
     return model.patchifier.token_grid(model.autoencoder.latent_grid(frames, size))
 
 
+def _window(stages: list[tuple[str, Model]], part: Request, step: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The video of one window of a few clips, through all stages, on the CPU; and notes. step: of its draws."""
+    video, notes = None, dict.fromkeys(())
+    modes = [(stage, stage.training) for _, stage in stages]
+    try:
+        with torch.no_grad(), autocast(stages[0][1].device, part.precision):
+            for i, (name, stage) in enumerate(stages):
+                stage.eval()
+                frames, size = stage.clip.frames, stage.clip.size
+                last = i == len(stages) - 1
+                frames, size = part.shape(frames, size) if last else (frames, size)
+                asked = part if last else _seen_by(part, frames, size)
+                batch = replace(part.batch(), earlier=video).to(stage.device)
+                draw = Draw(part.seed, f"sample.{name}" if name else "sample", step, batch.clips, stage.device)
+                video, said = _sampled(stage, asked, batch, frames, size, draw)
+                notes.update(dict.fromkeys(said))
+    finally:
+        for stage, training in modes:
+            stage.train(training)
+    assert video is not None
+    return video.float().clamp(-1, 1).cpu(), tuple(notes)
+
+
+def _seen_by(part: Request, frames: int, size: tuple[int, int]) -> Request:
+    """The request as an earlier stage of a cascade sees it; only the last one edits."""
+    if part.source is None or part.stays is None:
+        return replace(part, source=None)
+    stays = resized(part.stays[:, None].float(), (frames, size))[:, 0] == 1
+    return replace(part, source=resized(part.source, (frames, size)), stays=stays)
+
+
 def _sampled(
-    model: Model, batch: Batch, frames: int, size: tuple[int, int], draw: Draw, stays: Tensor | None
+    model: Model, asked: Request, batch: Batch, frames: int, size: tuple[int, int], draw: Draw
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """One stage's video for one batch, trimmed, and notes."""
+    """One stage's video for one batch, trimmed, and notes. batch: what is told of the clips."""
     grid = legal_grid(model, frames, size)
     canvas = model.patchifier.canvas([grid] * len(batch), model.device)
-    conditioning = model.embed(replace(batch, video=None), draw)
-    if batch.video is not None:
-        canvas, conditioning = _edited(model, canvas, conditioning, batch.video, stays)
+    place = None if asked.stays is None or asked.source is None else place_of(asked.stays)
+    whole = model.autoencoder.video_size(model.patchifier.latent_grid(grid))
+    front = whole[0] - frames if place == "last" else 0
+    source = None if asked.source is None else asked.source.to(model.device)
+    stays = None if place is None or asked.stays is None else asked.stays.to(model.device)
+    if source is not None and (place is None or (model.sampler.uses_source and not asked.anew)):
+        canvas, conditioning = _edited(model, canvas, model.embed(batch, draw), source, stays)
+    elif source is not None and stays is not None and place is not None:
+        conditioning = _told(model, batch, draw, source, stays, place, whole, front)
+    else:
+        conditioning = model.embed(batch, draw)
     video = _best(model, canvas, conditioning, draw, batch)
-    made = tuple(video.shape[-3:])
-    asked = (frames, *size)
-    if made == asked:
-        return video, ()
-    note = f"sampled {made[0]} frames of {made[1]} x {made[2]}, the smallest that covers the request; trimmed to {asked[0]} of {asked[1]} x {asked[2]}"
-    return video[..., : asked[0], : asked[1], : asked[2]], (note,)
+    made, notes = tuple(video.shape[-3:]), ()
+    video = video[..., front : front + frames, : size[0], : size[1]]
+    if made != (frames, *size):
+        notes = (
+            f"sampled {made[0]} frames of {made[1]} x {made[2]}, the smallest that covers the request; "
+            f"trimmed to {frames} of {size[0]} x {size[1]}",
+        )
+    if source is not None and stays is not None:
+        video = torch.where(stays[:, None], source.to(video.dtype), video)
+    return video, notes
+
+
+# Videos to go on from
+
+
+def _told(
+    model: Model,
+    batch: Batch,
+    draw: Draw,
+    source: Tensor,
+    stays: Tensor,
+    place: str,
+    whole: tuple[int, int, int],
+    front: int,
+) -> Conditioning:
+    """What the conditioners say of clips of which some pixels are known. whole: frames, rows and columns that are
+    sampled; front: of those frames, how many are before the request's. Raises InputError."""
+    if not goes_on_from(model, place):
+        raise InputError(field="stays", problem=declined(model, place))
+    frames, rows, columns = source.shape[2:]
+    around = (0, whole[2] - columns, 0, whole[1] - rows, front, whole[0] - frames - front)
+    padded = F.pad(source, around, mode="replicate")
+    kept = F.pad(stays[:, None].float(), (*around[:4], 0, 0), mode="replicate")
+    kept = F.pad(kept, (0, 0, 0, 0, *around[4:]))[:, 0] == 1
+    sight = max((c.sees for c in model.conditioners), default=0)
+    seen = sight > 0 and bool(stays[:, :sight].all())
+    known = known_tokens(model, padded, kept, least=not seen)
+    known = known if bool(known.where.any()) else None
+    opening = source[:, :, :sight] if seen else None
+    told = model.embed(replace(batch, known=known, opening=opening), draw)
+    if model.sampler.goes_on_from == "told" and place not in told_places(model):
+        return told
+    return replace(told, known=known)
+
+
+def declined(model: Model, place: str) -> str:
+    """Why a model does not make the rest of a video of which such a place stays, in words."""
+    shown = {
+        "first": "its first frames",
+        "last": "its last frames",
+        "ends": "its ends",
+        "frames": "some of its frames",
+        "regions": "parts of its frames",
+    }[place]
+    told = told_places(model)
+    if model.sampler.goes_on_from == "earlier":
+        return (
+            f"{model.sampler.name} makes one thing after another and goes on from first frames only, not from {shown}"
+        )
+    if told:
+        return f"{model.denoiser.name} has learned to go on from {', '.join(told)}, not from {shown} of a video"
+    return f"{model.denoiser.name} has not learned to go on from {shown}, and {model.sampler.name} needs it to"
 
 
 def _edited(
-    model: Model, canvas: Tokens, conditioning: Conditioning, video: Tensor | tuple[Tensor, ...], stays: Tensor | None
+    model: Model, canvas: Tokens, conditioning: Conditioning, video: Tensor, stays: Tensor | None
 ) -> tuple[Tokens, Conditioning]:
     """The canvas with a source's tokens, and as known those of which every pixel stays. Raises InputError."""
     if not model.sampler.uses_source:
         problem = "does not edit: it starts from noise alone and has no use for a source"
         raise InputError(field="sampler", problem=problem, got=model.sampler.name, allowed="sdedit")
-    assert isinstance(video, Tensor)
     if not model.autoencoder.covers(video.shape[2], (video.shape[3], video.shape[4])):
         raise InputError(
             field="source", problem=f"is not coded exactly by {model.autoencoder.name}", got=list(video.shape[2:])
         )
-    tokens = model.patchifier.patchify(model.autoencoder.encode(video))
+    latents = model.autoencoder.encode(video)
+    tokens = model.patchifier.patchify(Latents(latents.values, latents.ids))
     if tokens.grids != canvas.grids:
         raise InputError(field="source", problem="is not of the request's frames and size", got=list(video.shape[2:]))
-    if stays is None or not bool(stays.any()):
+    if stays is None:
         return tokens, conditioning
-    if not tokens.regular:
-        raise InputError(field="stays", problem="needs clips of one size, one per row")
-    moved = torch.nn.functional.adaptive_max_pool3d((~stays.to(video.device)).float()[:, None], tokens.grids[0])
-    known = Known(tokens.filled(), tokens.from_grid(moved).filled()[..., 0] == 0)
-    return tokens, replace(conditioning, known=known)
+    known = known_tokens(model, video, stays, least=False)
+    return tokens, replace(conditioning, known=Known(tokens.filled(), known.where))
 
 
 def _best(model: Model, canvas: Tokens, conditioning: Conditioning, draw: Draw, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -23,6 +23,9 @@ class Sampler(Component, nn.Module, ABC):
     accepts: ClassVar[type] = Denoiser
     uses_source: ClassVar[bool] = False
     """Whether it edits the values that a canvas comes with."""
+    goes_on_from: Literal["told", "earlier", "all"] = "told"
+    """The known tokens that it goes on from: those that the network has learned to be told of; any that come before
+    what it makes; or all, whatever the network has learned."""
     candidates: int = 1
     """Clips sampled for each one asked for; the verb keeps the one that `scores` likes best."""
 

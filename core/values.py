@@ -336,7 +336,9 @@ class Batch:
     video: B C T H W in [-1, 1], or one C T H W per clip when sizes mix. prompt: B texts. label: B integers.
     actions: B T integers. state: the ground truth of the embedded world, one object per clip. clips: B numbers that name
     the clips. latents, tokens: the video as the autoencoder and patchifier give it, where already known. known: clean
-    tokens at known places. earlier: the earlier stage's video of a cascade.
+    tokens at known places. earlier: the earlier stage's video of a cascade. opening: the first frames, B C n H W, where
+    a conditioner looks at them. written: B texts that the writer gives of the clips, where a conditioner reads them.
+    texts: what people wrote besides the prompt, by style, B texts each, empty where they wrote nothing.
     """
 
     video: Tensor | tuple[Tensor, ...] | None = None
@@ -349,6 +351,9 @@ class Batch:
     tokens: Tokens | None = None
     known: Known | None = None
     earlier: Tensor | None = None
+    opening: Tensor | None = None
+    written: tuple[str, ...] | None = None
+    texts: Mapping[str, tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -33,6 +33,7 @@ class Maskgit(Sampler):
     name = "maskgit"
     paper = "Chang et al. 2022, arXiv:2202.04200"
     accepts = TokenDenoiser
+    goes_on_from = "all"
 
     def __init__(
         self,

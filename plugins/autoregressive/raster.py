@@ -28,6 +28,7 @@ class Raster(Sampler):
 
     name = "raster"
     accepts = TokenDenoiser
+    goes_on_from = "earlier"
 
     def __init__(
         self,

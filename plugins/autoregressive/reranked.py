@@ -48,6 +48,7 @@ class Reranked(Sampler):
     ) -> None:
         super().__init__()
         self.candidates, self.sampler, self.tower, self.text = candidates, sampler, tower, text
+        self.goes_on_from = sampler.goes_on_from
         for judge in (tower, text):
             judge.requires_grad_(False)
 

@@ -29,6 +29,7 @@ class Binomial(Sampler):
     name = "binomial"
     paper = "Sohl-Dickstein et al. 2015, arXiv:1503.03585"
     accepts = LevelDenoiser
+    goes_on_from = "all"
 
     def __init__(self, tokens: TokenFact, process: Annotated[LevelProcess, Bits]) -> None:
         super().__init__()

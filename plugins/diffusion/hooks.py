@@ -22,6 +22,7 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.diffusion.flow import Flow
     from mutoscope.plugins.diffusion.heun import Heun
     from mutoscope.plugins.diffusion.improved_ddpm import ImprovedDdpm
+    from mutoscope.plugins.diffusion.repaint import Repaint
     from mutoscope.plugins.diffusion.sdedit import Sdedit
     from mutoscope.plugins.diffusion.unet3d import UNet3d
     from mutoscope.plugins.diffusion.unets.adm import Adm
@@ -35,5 +36,5 @@ def mutoscope_components() -> list[type[Component]]:
 
     image = [DdpmUNet, Adm, LdmUNet, DdpmPlusPlus, NcsnPlusPlus, Multiscale, AdmClassifier]
     objectives = [ImprovedDdpm, Edm, Variational, ClassifyNoisy]
-    samplers = [EdmSampler, DpmSolverPp, Sdedit, ClassifierGuided, Binomial]
+    samplers = [EdmSampler, DpmSolverPp, Sdedit, Repaint, ClassifierGuided, Binomial]
     return [*image, *objectives, *samplers, Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]

@@ -36,6 +36,7 @@ class Sdedit(LevelSampler):
     name = "sdedit"
     paper = "Meng et al. 2022, arXiv:2108.01073"
     uses_source = True
+    goes_on_from = "all"
 
     def __init__(
         self,

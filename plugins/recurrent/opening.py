@@ -68,4 +68,4 @@ class Opening(Conditioner):
         self.filled.copy_((self.filled + len(openings)).clamp(max=kept))
 
     def facts(self) -> tuple[ConditioningFact, ...]:
-        return (ConditioningFact(known=True),)
+        return (ConditioningFact(known=True, places=("first",)),)

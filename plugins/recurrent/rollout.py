@@ -31,6 +31,7 @@ class Rollout(Sampler):
     name = "rollout"
     paper = "Ha & Schmidhuber 2018, arXiv:1803.10122"
     accepts = FrameDenoiser
+    goes_on_from = "earlier"
 
     def __init__(self, process: FrameProcess, *, temperature: NonNegative = 1.0, blind: bool = False) -> None:
         super().__init__()
