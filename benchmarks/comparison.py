@@ -1,121 +1,128 @@
-"""Running a study: every arm and seed trained, sampled and scored once; what is done stays done."""
+"""Running a study: every arm and seed trained, sampled and scored once, then one table and one report."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mutoscope.benchmarks.evaluation import (
-    Protocol,
-    Scored,
-    Truth,
-    as_row,
-    reconstruct,
-    references,
-    right_by_clip,
-    sample,
-    score,
-)
+from mutoscope.benchmarks.evaluation import Looked, reconstruct, references
+from mutoscope.benchmarks.executors import Executor, Local
+from mutoscope.benchmarks.kept import samples_address
+from mutoscope.benchmarks.matching import Arm, place_of_last, with_steps
+from mutoscope.benchmarks.outside import captions
 from mutoscope.benchmarks.reporting.page import write_report
-from mutoscope.benchmarks.reporting.video import encode_webm
-from mutoscope.benchmarks.study import UNSAFE, Arm, Study
+from mutoscope.benchmarks.reporting.tables import write_tables
+from mutoscope.benchmarks.study import UNSAFE, Study, with_shares
 from mutoscope.benchmarks.tabulate import tabulate
-from mutoscope.core.errors import InputError, Interrupted, MutoscopeError, RunInUse
+from mutoscope.benchmarks.work import Source, Work, loaded, run_name, run_path, save_videos, scores_of
+from mutoscope.core.errors import InputError
 from mutoscope.core.model import ROLES, Cascade, Model, stages_of
-from mutoscope.core.storage.atomic import write_bytes, write_json
-from mutoscope.core.storage.checkpoint import STATE, newest
+from mutoscope.core.storage.atomic import write_json, write_text
+from mutoscope.core.storage.journal import read_journal
 from mutoscope.core.storage.lock import RunLock
 from mutoscope.core.training.distribution import join
 from mutoscope.core.training.progress import Progress
-from mutoscope.core.training.provenance import reset_peak_memory
-from mutoscope.core.training.signals import Stop, interruptible
+from mutoscope.core.training.signals import interruptible
 from mutoscope.registry.addresses import digest
 from mutoscope.registry.assembly import Assembled, assemble
 from mutoscope.registry.recipe import Recipe
-from mutoscope.registry.runs import PHASES, load, read_json, recipe_hash, train_recipe, with_addresses
+from mutoscope.registry.runs import PHASES, read_json, train_recipe
 
 LEARNT_TOGETHER = ("denoiser", "conditioner", "objective")
 """The roles that a denoiser's phase teaches."""
+PROBED = 12
+"""Steps by which a machine is timed where the budget is of seconds."""
 
 
 def compare(
-    study: Study, folder: Path, progress: Progress, device: str | None = None, command: str = ""
+    study: Study,
+    folder: Path,
+    progress: Progress,
+    device: str | None = None,
+    command: str = "",
+    executor: Executor | None = None,
+    mix: bool = False,
 ) -> dict[str, Any]:
-    """Runs a study and writes `results.json` and `report.html` into its folder; gives the results.
+    """Runs a study and writes `results.json`, `report.html` and the tables into its folder; gives the results.
 
-    command: what does the same again, for the report. Raises RunInUse when another process works in the folder.
+    command: what does the same again, for the report. executor: where the runs are worked on; by default here, one
+    after another. mix: put scores that were not measured alike into one table, and mark them. Raises RunInUse when
+    another process works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
-        _claim(study, folder, command)
-        work = run_study(study, folder, progress, device)
-        results = tabulate(study, work, folder, command)
+        study, work = run_study(study, folder, progress, device, executor, command)
+        results = tabulate(study, work, folder, command, mix)
         write_json(folder / "results.json", results)
+        write_tables(folder, results)
         write_report(folder / "report.html", results)
     return results
 
 
-def run_study(study: Study, folder: Path, progress: Progress, device: str | None = None) -> dict[str, Any]:
-    """Does what of a study is not done yet; gives everything its results are made from, which also lies in the folder.
+def run_study(
+    study: Study,
+    folder: Path,
+    progress: Progress,
+    device: str | None = None,
+    executor: Executor | None = None,
+    command: str = "",
+) -> tuple[Study, dict[str, Any]]:
+    """Does what of a study is not done yet; gives the study, its budgets in steps, and everything its results are made
+    from, which also lies in the folder.
 
     An arm that fails is noted and does not stop the others. Raises Interrupted on a signal: the same call goes on.
     """
-    store = folder.parent / PHASES
-    runs: list[dict[str, Any]] = []
+    started = time.monotonic()
     with interruptible() as stop:
-        work = Work(study, folder, store, progress, stop, device)
-        for seed, arm in study.pairs():
-            work.check()
-            runs.append(_run(work, arm, seed))
-        framed = next((run for run in runs if run["status"] == "done"), None)
-        references = _references(work, framed) if framed else []
-    return {"runs": runs, "references": references}
+        work = Work(study, folder, folder.parent / PHASES, progress, stop, device)
+        if any(arm.aim is not None and arm.aim.kind == "seconds" for arm in study.arms):
+            study = timed(work)
+            work = replace(work, study=study)
+        _claim(study, folder, command)
+        runs = (executor or Local()).run(work)
+        framed = next((run for run in runs if run["status"] == "done" and not study.arm(run["arm"]).videos), None)
+        framing = _references(work, framed, runs) if framed else []
+    return study, {"runs": runs, "references": framing, "seconds": time.monotonic() - started}
 
 
-@dataclass(frozen=True)
-class Work:
-    """What the work on a study is done with. stop: whether a signal has asked for an end."""
-
-    study: Study
-    folder: Path
-    store: Path
-    progress: Progress
-    stop: Stop
-    device: str | None
-
-    def check(self) -> None:
-        """A safe point. Raises Interrupted when a signal has asked for an end."""
-        if self.stop():
-            raise Interrupted("interrupted; the same command continues")
-
-    def sample(self, name: str, model: Model | Cascade, truth: Truth) -> Tensor:
-        """Samples with a bar and a safe point after every batch."""
-        self.progress.begin(f"{name}: sampling", self.study.protocol.clips)
-
-        def told(done: int) -> None:
-            self.progress.advance(done)
-            self.check()
-
-        video = sample(model, truth.real, self.study.protocol, told)
-        self.progress.end()
-        return video
+def timed(work: Work) -> Study:
+    """The study with budgets of seconds as steps: as many as fit at the pace that this machine was once timed at, which
+    is kept in `timing.json`, so that the same command goes on with the same steps."""
+    kept = work.folder / "timing.json"
+    paces: dict[str, float] = read_json(kept) if kept.is_file() else {}
+    arms, notes = [], []
+    for arm in work.study.arms:
+        if arm.aim is None or arm.aim.kind != "seconds" or arm.aim.amount is None:
+            arms.append(arm)
+            continue
+        if arm.name not in paces:
+            paces[arm.name] = _pace(work, arm)
+            write_json(kept, paces)
+        steps = max(1, floor(arm.aim.amount / paces[arm.name]))
+        arms.append(with_shares(with_steps(arm, steps), work.study.protocol.shares))
+        notes.append(f"{arm.name}: {steps} steps of {paces[arm.name]:.3g} s, as timed on this machine")
+    return replace(work.study, arms=tuple(arms), notes=(*work.study.notes, *notes))
 
 
-def run_name(arm: str, seed: int) -> str:
-    """The folder name of an arm at a seed."""
-    return f"{UNSAFE.sub('-', arm).strip('-.')}-{seed}"
+def _pace(work: Work, arm: Arm) -> float:
+    """Seconds of one step of an arm's last phase: the median of a few, the first left out."""
+    work.progress.note(f"{arm.name}: timing {PROBED} steps")
+    probe = with_steps(arm, PROBED).recipe.replace(place_of_last(arm, "log_every"), 1)
+    probe = probe.replace(("training", "seed"), work.study.seeds[0])
+    place = work.folder / "timing" / run_name(arm.name, PROBED)
+    train_recipe(probe, work.study.catalog, place, work.device, work.progress, work.store)
+    seconds = [r["seconds"] for r in read_journal(place / "metrics.jsonl") if r["phase"] == arm.phase["name"]]
+    return max(1e-4, float(np.median(np.diff(seconds)[1:])))
 
 
 def _claim(study: Study, folder: Path, command: str) -> None:
-    """Writes what the folder's study is, or checks that it is this one. More seeds, clips or prompts are no other
+    """Writes what the folder's study is, or checks that it is this one. More arms, seeds, clips or prompts are no other
     study: what is done stays done."""
     written = folder / "study.json"
     arms = {arm.name: digest(arm.recipe.without("training.seed").data) for arm in study.arms}
@@ -127,169 +134,117 @@ def _claim(study: Study, folder: Path, command: str) -> None:
             )
     elif any((folder / name).exists() for name in ("recipe.yaml", "checkpoints")):
         raise InputError(f"{folder} is a run's folder; choose another one for the study with --out")
+    for arm in study.arms:
+        write_text(folder / arm_file(arm.name), arm.recipe.dump())
     runs = [
-        {"arm": arm.name, "seed": seed, "run": _run_path(arm, seed, folder), "scores": run_name(arm.name, seed)}
+        {"arm": arm.name, "seed": seed, "run": run_path(arm, seed, folder), "scores": run_name(arm.name, seed)}
         for seed, arm in study.pairs()
     ]
     write_json(
         written,
         {
-            "format": 1,
+            "format": 2,
             "name": study.name,
             "title": study.title,
+            "question": study.question,
             "seeds": list(study.seeds),
             "match": study.match,
             "protocol": asdict(study.protocol),
+            "show": study.show,
+            "untrained": study.untrained,
             "notes": list(study.notes),
             "command": command,
-            "arms": [{"name": name, "recipe": address} for name, address in arms.items()],
+            "arms": [
+                {
+                    "name": arm.name,
+                    "recipe": arms[arm.name],
+                    "file": arm_file(arm.name),
+                    "cost": arm.cost,
+                    "finished": {str(seed): str(run.resolve()) for seed, run in arm.finished.items()},
+                    "videos": str(arm.videos) if arm.videos else None,
+                }
+                for arm in study.arms
+            ],
             "runs": runs,
         },
     )
 
 
-def _run_path(arm: Arm, seed: int, folder: Path) -> str:
-    """Where an arm's run is, relative to the study's folder."""
-    if arm.finished:
-        return os.path.relpath(arm.finished[seed].resolve(), folder.resolve())
-    return f"runs/{run_name(arm.name, seed)}"
+def arm_file(name: str) -> str:
+    """Where the resolved recipe of an arm lies in the study's folder."""
+    return f"arms/{UNSAFE.sub('-', name).strip('-.')}.yaml"
 
 
-def _run(work: Work, arm: Arm, seed: int) -> dict[str, Any]:
-    """Trains and scores one arm at one seed."""
-    told: dict[str, Any] = {
-        "arm": arm.name, "seed": seed, "run": _run_path(arm, seed, work.folder), "status": "failed"
-    }  # fmt: skip
-    recipe, place = work.study.recipe(arm, seed), work.folder / told["run"]
-    try:
-        if arm.finished:
-            assembled, spent = _loaded(work, place)
-        else:
-            reset_peak_memory(work.device)
-            _, assembled, position = train_recipe(
-                recipe, work.study.catalog, place, work.device, work.progress, work.store
-            )
-            spent = position.spent
-        return told | {
-            "status": "done",
-            "spent": spent,
-            **scored_run(work, assembled, recipe, run_name(arm.name, seed)),
-        }
-    except (Interrupted, RunInUse):
-        raise
-    except Exception as error:
-        # One arm's fault, a plugin's for instance, is that arm's result; the others still have theirs.
-        expected = isinstance(error, MutoscopeError)
-        said = " ".join(str(error).split()) or "no message"
-        told["error"] = said if expected else f"{type(error).__name__}: {said}"
-        work.progress.end()
-        work.progress.note(f"{arm.name}, seed {seed}: failed: {told['error']}")
-        return told
+# Floors and ceilings
 
 
-def _loaded(work: Work, run: Path) -> tuple[Assembled, dict[str, Any]]:
-    """A finished run, and what it spent."""
-    loaded = load(run, work.device, catalog=work.study.catalog)
-    found = newest(run / "checkpoints")
-    assert found is not None
-    return with_addresses(loaded.assembled, work.study.catalog, join(work.device).device.type), read_json(
-        found / STATE
-    )["spent"]
-
-
-def scored_run(work: Work, assembled: Assembled, recipe: Recipe, name: str) -> dict[str, Any]:
-    """Samples and scores a trained model, once: kept in `scores/NAME.json` under the address of all it depends on."""
-    address = score_address(assembled, recipe, work.study)
-    kept = work.folder / "scores" / f"{name}.json"
-    if kept.exists() and (before := read_json(kept))["address"] == address:
-        return before
-    truth = Truth.of(assembled.dataset, work.study.protocol)
-    started = time.monotonic()
-    video = work.sample(name, assembled.model, truth)
-    seconds = time.monotonic() - started
-    scored = score_model(assembled, video, truth, work.study.protocol)
-    content = {
-        "address": address,
-        "rows": [as_row(s) for s in scored],
-        "clips": {s.metric: np.asarray(s.clips).tolist() for s in scored if s.clips is not None},
-        "better": {s.metric: s.better for s in scored},
-        "right": right_by_clip(scored),
-        "sampling": {
-            "seconds": seconds, "clips": work.study.protocol.clips, "calls": sampling_calls(assembled.model)
-        },
-        "videos": save_videos(work.folder, name, video[: work.study.show], assembled),
-    }  # fmt: skip
-    write_json(kept, content)
-    return content
-
-
-def score_model(assembled: Assembled, video: Tensor, truth: Truth, protocol: Protocol) -> list[Scored]:
-    """Scores of a model's samples, and of its autoencoder's round trip where a metric wants it."""
-    assert isinstance(truth.real.video, Tensor)
-    device = stages_of(assembled.model)[-1][1].device.type
-    rebuilt = reconstruct(assembled.model, truth.real.video)
-    return score(assembled.metrics, video, truth, protocol, assembled.dataset.fingerprint(), rebuilt, device)
-
-
-def score_address(assembled: Assembled, recipe: Recipe, study: Study) -> str:
-    """Hash of what a run's scores, and the clips that are shown of it, depend on."""
-    phases = [phase.address for phase in assembled.plan.phases]
-    metrics = [metric.protocol() for metric in assembled.metrics]
-    return digest(
-        [recipe_hash(recipe), phases, asdict(study.protocol), study.show, metrics, assembled.dataset.fingerprint()]
-    )
-
-
-def sampling_calls(model: Model | Cascade) -> int:
-    """Network calls per clip, over all stages."""
-    calls = 0
-    for _, stage in stages_of(model):
-        grid = stage.patchifier.token_grid(stage.autoencoder.latent_grid(stage.clip.frames, stage.clip.size))
-        calls += stage.sampler.calls(stage.patchifier.canvas([grid], stage.device))
-    return calls
-
-
-def save_videos(folder: Path, name: str, video: Tensor, assembled: Assembled) -> list[str]:
-    """Writes clips as WebM under `videos/`; their paths relative to the folder."""
-    paths = []
-    for i, clip in enumerate(as_uint8(video)):
-        path = Path("videos") / f"{name}-{i:02d}.webm"
-        write_bytes(folder / path, encode_webm(clip, fps=getattr(assembled.dataset, "fps", 8)))
-        paths.append(str(path))
-    return paths
-
-
-def as_uint8(video: Tensor) -> np.ndarray:
-    """B C T H W in [-1, 1] to B T H W C bytes."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
-
-
-def _references(work: Work, framed: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What frames the table: real clips, the round trip, mindless videos and the untrained model, by the same code."""
-    study, arm = work.study, next(a for a in work.study.arms if a.name == framed["arm"])
-    recipe = study.recipe(arm, framed["seed"])
-    assembled, _ = _loaded(work, work.folder / framed["run"])
-    address = digest(["references", score_address(assembled, recipe, study), study.untrained])
-    kept = work.folder / "scores" / "references.json"
-    if kept.exists() and (before := read_json(kept))["address"] == address:
-        return before["rows"]
+def _references(work: Work, framed: Mapping[str, Any], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What frames the table: real clips, the round trip, mindless videos and untrained models, by the same code."""
+    study = work.study
+    assembled, _ = loaded(work, work.folder / framed["run"])
+    protocol, data = study.protocol, assembled.dataset.fingerprint()
+    truth = work.truth(assembled)
     work.progress.note("scoring floors and ceilings")
-    truth = Truth.of(assembled.dataset, study.protocol)
-    framing = references(truth)
-    assert isinstance(truth.real.video, Tensor)
-    framing["autoencoder round trip"] = ("ceiling", reconstruct(assembled.model, truth.real.video))
-    if study.untrained:
-        fresh = untrained(assembled, study, recipe, work.device)
-        framing["untrained"] = ("floor", work.sample("untrained", fresh, truth))
-    data, device = assembled.dataset.fingerprint(), stages_of(assembled.model)[-1][1].device.type
+    asked = digest([data, protocol.split, protocol.clips, protocol.reference])
+    sources: list[tuple[str, str, Source]] = [
+        (name, kind, Source(digest([name, asked]), lambda video=video: Looked(video)))
+        for name, (kind, video) in references(truth).items()
+    ]
+    coded = digest(["round trip as video", samples_address(assembled, protocol, work.device_type)])
+    real = truth.real.video
+    sources.append(
+        ("autoencoder round trip", "ceiling", Source(coded, lambda: Looked(reconstruct(assembled.model, real))))  # type: ignore[arg-type]
+    )
     rows = []
-    for name, (kind, video) in framing.items():
+    for name, kind, source in sources:
         work.check()
-        for scored in score(assembled.metrics, video, truth, study.protocol, data, device=device):
-            rows.append({"name": name, "kind": kind, **as_row(scored)})
-    videos = save_videos(work.folder, "ground-truth", truth.real.video[: study.show], assembled)
-    write_json(kept, {"address": address, "rows": rows, "videos": videos, "prompts": list(truth.real.prompt or ())})
+        told = scores_of(work, assembled.metrics, source, lambda: truth, assembled)
+        rows += [{"name": name, "kind": kind, **one["row"]} for one in told]
+    if study.untrained:
+        chosen = _firsts(runs, study) if study.untrained == "each" else [framed]
+        for run in chosen:
+            rows += [{"name": "untrained", "kind": "floor", **row} for row in _untrained_rows(work, run)]
+    kept = work.folder / "scores" / "references.json"
+    videos = save_videos(work.folder, "ground-truth", real[: study.show], getattr(assembled.dataset, "fps", 8))  # type: ignore[index]
+    write_json(kept, {"rows": rows, "videos": videos, "prompts": list(truth.real.prompt or ())})
+    asked_for = "".join(f"{_line(line)}\n" for line in captions(truth.real))
+    write_text(work.folder / "asked.jsonl", asked_for)
     return rows
+
+
+def _line(said: Any) -> str:
+    import json
+
+    return json.dumps(said)
+
+
+def _firsts(runs: list[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
+    """The first finished run of every arm that was trained."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run["status"] == "done" and not study.arm(run["arm"]).videos:
+            found.setdefault(run["arm"], run)
+    return list(found.values())
+
+
+def _untrained_rows(work: Work, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Scores of a run's model before its denoiser learnt anything, with the arm that it is of."""
+    arm, seed = work.study.arm(run["arm"]), run["seed"]
+    assembled, _ = loaded(work, work.folder / run["run"])
+    truth = work.truth(assembled)
+    address = digest(["untrained", samples_address(assembled, work.study.protocol, work.device_type)])
+
+    def look() -> Looked:
+        found = work.kept.video(address)
+        if found is None:
+            fresh = untrained(assembled, work.study, work.study.recipe(arm, seed), work.device)
+            video = work.sample("untrained", fresh, truth)
+            work.kept.keep_video(address, video, {})
+            return Looked(video, seed=work.study.protocol.seed)
+        return Looked(found[0], seed=work.study.protocol.seed)
+
+    told = scores_of(work, assembled.metrics, Source(address, look), lambda: truth, assembled)
+    return [{"arm": run["arm"], **one["row"]} for one in told]
 
 
 def untrained(assembled: Assembled, study: Study, recipe: Recipe, device: str | None) -> Model | Cascade:

@@ -27,7 +27,8 @@ class Protocol:
     """How samples are scored.
 
     clips: how many are generated, one for each of the first clips of the split, with its caption, labels and actions.
-    reference: real clips for distances between sets. seed: of the samples' noise. precision: of the sampling.
+    reference: real clips for distances between sets. seed: of the samples' noise. precision: of the sampling. shares:
+    of the budget, at which runs are scored on their way.
     """
 
     split: str = "test"
@@ -35,6 +36,32 @@ class Protocol:
     reference: int = 1024
     seed: int = 0
     precision: Precision = "float32"
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What metrics look at, and how it came here: part of every score's fingerprint.
+
+    video: B C T H W. codec: `uint8` for what was only rounded to bytes, else what it had been compressed by. resize: how
+    it came to the data's size, empty where it has it. model: what made it, where it is a model of ours.
+    """
+
+    video: Tensor
+    codec: str = "uint8"
+    resize: str = ""
+    model: Model | Cascade | None = None
+    seed: int = 0
+
+
+def quantised(video: Tensor) -> Tensor:
+    """The video in whole bytes, as real clips are, and as it would be stored: what is scored is what is kept."""
+    return as_bytes(video).float().div_(127.5).sub_(1.0)
+
+
+def as_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] to 0 .. 255, uint8."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -84,7 +111,7 @@ def sample(
     told: Callable[[int], None] = lambda done: None,
     at_once: int = 64,
 ) -> Tensor:
-    """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W.
+    """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W, in whole bytes.
 
     told: called after every batch with how many clips are made; what it raises ends the sampling.
     """
@@ -105,7 +132,7 @@ def sample(
             at_once=at_once,
             precision=protocol.precision,
         )
-        videos.append(generate(model, request).video)
+        videos.append(quantised(generate(model, request).video))
         told(cut.stop)
     return torch.cat(videos)
 
@@ -123,22 +150,26 @@ def reconstruct(model: Model | Cascade, video: Tensor, at_once: int = 64) -> Ten
 
 def score(
     metrics: Iterable[Metric],
-    video: Tensor,
+    looked: Looked,
     truth: Truth,
     protocol: Protocol,
-    data: str,
+    dataset: Dataset,
     reconstruction: Tensor | None = None,
     device: str = "cpu",
 ) -> list[Scored]:
     """Every metric's scores of some video. reconstruction: for the metrics that score the round trip; without it they
-    are left out. data: the dataset's fingerprint."""
+    are left out, as those that ask a model are without one."""
     scored = []
     for metric in metrics:
-        looked_at = video if metric.wants == "video" else reconstruction
-        if looked_at is None:
+        if metric.wants == "model" and looked.model is None:
             continue
-        fingerprint = _fingerprint(metric, looked_at, truth, protocol, data, device)
-        material = Material(looked_at, truth.real, truth.reference, protocol.split)
+        video, codec = (reconstruction, "none") if metric.wants == "reconstruction" else (looked.video, looked.codec)
+        if video is None:
+            continue
+        fingerprint = _fingerprint(metric, video, (codec, looked.resize), truth, protocol, dataset, device)
+        material = Material(
+            video, truth.real, truth.reference, protocol.split, looked.model, dataset, looked.seed
+        )  # fmt: skip
         scored += [_scored(metric, said, protocol, fingerprint) for said in metric.score(material)]
     return scored
 
@@ -155,7 +186,7 @@ def references(truth: Truth) -> dict[str, tuple[str, Tensor]]:
         "copied first frame": ("floor", video[:, :, :1].expand_as(video)),
         "frames shuffled": ("floor", shuffled),
         "captions shuffled": ("floor", video.roll(1, dims=0)),
-        "mean video": ("floor", truth.reference.mean(0, keepdim=True).expand_as(video)),
+        "mean video": ("floor", quantised(truth.reference.mean(0, keepdim=True)).expand_as(video)),
     }
 
 
@@ -188,7 +219,15 @@ def _scored(metric: Metric, said: Score, protocol: Protocol, fingerprint: str) -
     return Scored(said.name, protocol.split, value, low, high, n, fingerprint, said.clips, better, said.reliable)
 
 
-def _fingerprint(metric: Metric, video: Tensor, truth: Truth, protocol: Protocol, data: str, device: str) -> str:
+def _fingerprint(
+    metric: Metric,
+    video: Tensor,
+    came: tuple[str, str],
+    truth: Truth,
+    protocol: Protocol,
+    dataset: Dataset,
+    device: str,
+) -> str:
     """Hash of what makes a score comparable; two fingerprints do not share a table."""
     made = environment(device)
     return digest(
@@ -196,10 +235,12 @@ def _fingerprint(metric: Metric, video: Tensor, truth: Truth, protocol: Protocol
             "metric": metric.protocol(),
             "clips": len(video),
             "shape": list(video.shape[1:]),
+            "codec": came[0],
+            "resize": came[1],
             "reference": len(truth.reference),
             "split": protocol.split,
             "precision": protocol.precision,
-            "data": data,
+            "data": dataset.fingerprint(),
             "device": made["device"],
         }
     )[:12]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mutoscope.benchmarks.evaluation import Protocol, Truth, as_row, reconstruct, sample, score
+from mutoscope.benchmarks.evaluation import Looked, Protocol, Truth, as_row, reconstruct, sample, score
 from mutoscope.core.errors import InputError
 from mutoscope.core.model import stages_of
 from mutoscope.core.storage.atomic import write_json
@@ -44,7 +44,8 @@ def score_run(
         if any(metric.wants == "reconstruction" for metric in metrics):
             rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
         device_type = stages_of(loaded.model)[-1][1].device.type
-        scored = score(metrics, video, truth, protocol, dataset.fingerprint(), rebuilt, device_type)
+        looked = Looked(video, model=loaded.model, seed=protocol.seed)
+        scored = score(metrics, looked, truth, protocol, dataset, rebuilt, device_type)
         scores = {row["metric"]: {key: row[key] for key in SAID} for row in map(as_row, scored)}
         write_json(folder / METRICS, scores)
     return scores  # type: ignore[return-value]

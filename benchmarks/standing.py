@@ -64,7 +64,9 @@ def study_standing(folder: Path) -> dict[str, Any]:
         place = folder / one["run"]
         standing = run_standing(place) if (place / "run.json").is_file() else None
         scored = (folder / "scores" / f"{one['scores']}.json").is_file()
-        error = None if scored else failed.get((one["arm"], one["seed"]))
+        noted = folder / "scores" / f"{one['scores']}.error.json"
+        error = read_json(noted)["error"] if noted.is_file() else None
+        error = error or (None if scored else failed.get((one["arm"], one["seed"])))
         runs.append(
             {
                 "arm": one["arm"],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import gcd
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from mutoscope.benchmarks.evaluation import Protocol
+from mutoscope.benchmarks.matching import Arm, Budget, Match, budgeted, costed, place_of_last, sized
+from mutoscope.benchmarks.outside import check_videos, is_videos
+from mutoscope.benchmarks.study_file import BudgetSaid, MatchSaid, StudyFile, arms_of, checked
 from mutoscope.core.errors import InputError
 from mutoscope.core.storage.checkpoint import newest, read_checkpoint
 from mutoscope.registry.addresses import digest
@@ -24,52 +26,23 @@ from mutoscope.registry.shipped import find_recipe, find_study
 
 UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 """What a name on the disk does not hold."""
-
-
-class Evaluated(BaseModel):
-    """`evaluate:` of a study file; see `Protocol`."""
-
-    model_config = ConfigDict(extra="forbid")
-    split: str = "test"
-    clips: int = Field(256, ge=2)
-    reference: int = Field(1024, ge=2)
-    precision: str = Field("float32", pattern="^(float32|bfloat16)$")
-
-
-class StudyFile(BaseModel):
-    """A study as its file says it.
-
-    recipe: the base. arms: by name, what each puts in place of the base's parts and settings, by dotted key. seeds:
-    of training, the same for all arms. match: `flops` gives every arm the training FLOPs of the first one's last
-    phase, `steps` leaves the steps as they stand. show: prompts whose videos the report shows.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    title: str = ""
-    question: str = ""
-    recipe: str
-    arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    match: str = Field("flops", pattern="^(flops|steps)$")
-    evaluate: Evaluated = Evaluated()
-    show: int = Field(6, ge=0, le=64)
-    untrained: bool = True
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing compared: its resolved recipe, what it costs (from `describe`), and its runs by seed where they are
-    finished ones; none are trained then."""
-
-    name: str
-    recipe: Recipe
-    cost: Mapping[str, Any]
-    finished: Mapping[int, Path] = field(default_factory=dict)
+FLOORS = ("untrained", "mean video", "copied first frame", "frames shuffled", "captions shuffled")
+"""What a hypothesis may hold an arm against beside another arm."""
+GRID = 40
+"""Places of a phase at which checkpoints for curves may lie."""
+EACH = "each"
+"""In a hypothesis: every arm."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study ready to run. arms have their budgets matched; every (arm, seed) is one run."""
+    """A study ready to run. arms have their budgets matched; every (arm, seed) is one run.
+
+    match: what the arms have alike, in a word: a kind of budget, `steps`, or `as trained`. budget: what each may spend,
+    where there is one. baselines: arms that the others are compared with; empty for all pairs. hypotheses: {metric,
+    better, than}. fit: the metric whose error is fitted over compute. untrained: whether an untrained model is scored;
+    `each` for every arm's own.
+    """
 
     name: str
     title: str
@@ -79,28 +52,45 @@ class Study:
     match: str
     protocol: Protocol
     show: int
-    untrained: bool
+    untrained: bool | str
     catalog: Catalog
     notes: tuple[str, ...] = field(default=())
+    budget: Budget | None = None
+    baselines: tuple[str, ...] = ()
+    hypotheses: tuple[Mapping[str, str], ...] = ()
+    fit: str | None = None
 
     @property
     def finished(self) -> bool:
         """Whether it compares finished runs."""
         return any(arm.finished for arm in self.arms)
 
+    def arm(self, name: str) -> Arm:
+        """The arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
     def pairs(self) -> list[tuple[int, Arm]]:
         """(seed, arm) of every run, in the order of the work: all arms at the first seed, then at the next."""
-        return [(seed, arm) for seed in self.seeds for arm in self.arms if not arm.finished or seed in arm.finished]
+        return [(seed, arm) for seed in self.seeds for arm in self.arms if self._has(arm, seed)]
+
+    def _has(self, arm: Arm, seed: int) -> bool:
+        """Whether there is a run: videos of another generator are one, whatever the seed."""
+        if arm.videos:
+            return seed == self.seeds[0]
+        return not arm.finished or seed in arm.finished
 
     def default_folder(self) -> Path:
         """`runs/NAME-HASH8`, where the same study always goes."""
         content = [[arm.name, arm.recipe.data, [str(run) for run in arm.finished.values()]] for arm in self.arms]
-        return RUNS / f"{self.name}-{digest([content, self.seeds, asdict(self.protocol)])[:8]}"
+        protocol = {key: value for key, value in asdict(self.protocol).items() if key != "shares" or value}
+        return RUNS / f"{self.name}-{digest([content, self.seeds, protocol])[:8]}"
 
     def recipe(self, arm: Arm, seed: int) -> Recipe:
         """The arm's recipe at a seed. A phase with a seed of its own keeps it: so arms share an autoencoder."""
         if arm.finished:
             return load_recipe(str(arm.finished[seed] / "recipe.yaml"))
+        if arm.videos:
+            return arm.recipe
         return arm.recipe.replace(("training", "seed"), seed)
 
 
@@ -114,7 +104,8 @@ def choose_study(
     split: str | None,
 ) -> Study:
     """The study that a command line means: a study by name, a recipe with swaps, or finished runs."""
-    finished = bool(named) and all((Path(word) / "recipe.yaml").is_file() for word in named)
+    runs = [(Path(word) / "recipe.yaml").is_file() for word in named]
+    finished = any(runs) and all(run or is_videos(Path(word)) for word, run in zip(named, runs, strict=True))
     if swaps:
         if len(named) != 1:
             raise InputError(f"--swap changes one recipe; got {len(named)} names")
@@ -153,48 +144,62 @@ def read_study(name: str, overrides: Sequence[str] = (), plugins: Sequence[Path]
     """A study by path or shipped name. overrides: of the study's own keys (`show=2`), else of its base recipe. Raises
     InputError naming file, line and field."""
     own = [word for word in overrides if re.split(r"[.=]", word)[0] in StudyFile.model_fields]
-    file = load_recipe(name, own, kind="study")
-    path = find_study(name)
-    try:
-        said = StudyFile.model_validate(file.data)
-    except ValidationError as invalid:
-        raise _invalid(file, invalid) from None
-    if len(set(said.seeds)) < len(said.seeds):
-        raise file.problem("seeds", "names a seed twice", said.seeds)
-    beside = path.parent / said.recipe
-    base = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else said.recipe
-    try:
-        find_recipe(str(base))
-    except InputError as missing:
-        raise file.problem("recipe", missing.problem, said.recipe, missing.allowed) from None
-    arms = file.root.child("arms")
-    assert arms is not None
-    return build_study(
-        name=path.stem, title=said.title or path.stem, question=said.question, base=str(base),
-        arms={arm: node.value or {} for arm, node in arms.value.items()}, seeds=said.seeds, match=said.match,
-        protocol=Protocol(**said.evaluate.model_dump()), show=said.show, untrained=said.untrained,
-        overrides=[word for word in overrides if word not in own], plugins=plugins,
+    file, path = load_recipe(name, own, kind="study"), find_study(name)
+    said = checked(file)
+    arms = arms_of(file, said)
+    base = _base(file, path, "recipe", said.recipe) if said.recipe is not None else None
+    study = build_study(
+        name=path.stem, title=said.title or path.stem, question=said.question, base=base, arms=arms, seeds=said.seeds,
+        match=said.match, protocol=_protocol(said), show=said.show, untrained=said.untrained, budget=said.budget,
+        overrides=[word for word in overrides if word not in own], plugins=plugins, file=file,
     )  # fmt: skip
+    _check_names_of(file, said, [arm.name for arm in study.arms])
+    return replace(
+        study,
+        baselines=tuple(said.baselines),
+        hypotheses=tuple(hypothesis.model_dump() for hypothesis in said.hypotheses),
+        fit=said.fit.metric if said.fit else None,
+    )
 
 
-def _invalid(file: Recipe, invalid: ValidationError) -> InputError:
-    """What is wrong first in a study file."""
-    first = invalid.errors()[0]
-    at, model = tuple(first["loc"]), Evaluated if first["loc"][:1] == ("evaluate",) else StudyFile
-    if first["type"] == "extra_forbidden":
-        return file.problem(at, "unknown key", at[-1], list(model.model_fields))
-    if first["type"] == "missing":
-        return file.problem(at, "is missing")
-    return file.problem(at, str(first["msg"]).replace("Input should be", "must be"), first.get("input"))
+def _protocol(said: StudyFile) -> Protocol:
+    told = said.evaluate.model_dump()
+    return Protocol(**{**told, "shares": tuple(sorted(told["shares"]))})
+
+
+def _base(file: Recipe, study: Path, at: tuple[str | int, ...] | str, named: Any) -> str:
+    """A recipe that a study names: a file beside it, or a path or shipped name."""
+    if not isinstance(named, str):
+        raise file.problem(at, "must be the name or path of a recipe", named)
+    beside = study.parent / named
+    base = str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else named
+    try:
+        find_recipe(base)
+    except InputError as missing:
+        raise file.problem(at, missing.problem, named, missing.allowed) from None
+    return base
+
+
+def _check_names_of(file: Recipe, said: StudyFile, arms: Sequence[str]) -> None:
+    """Raises InputError where the study speaks of an arm that it does not have."""
+    for i, name in enumerate(said.baselines):
+        if name not in arms:
+            raise file.problem(("baselines", i), "is no arm of this study", name, arms)
+    for i, one in enumerate(said.hypotheses):
+        if one.better not in (*arms, EACH):
+            raise file.problem(("hypotheses", i, "better"), "is no arm of this study", one.better, (*arms, EACH))
+        if one.than not in (*arms, *FLOORS):
+            raise file.problem(("hypotheses", i, "than"), "is neither an arm nor a floor", one.than, (*arms, *FLOORS))
 
 
 def run_study_of(runs: Sequence[str], plugins: Sequence[Path] = ()) -> Study:
-    """A study of finished runs: nothing is trained, all are scored by one protocol.
+    """A study of finished runs, and of folders of videos: nothing is trained, all are scored by one protocol.
 
-    Runs whose recipes differ in nothing but the seed are seeds of one arm. Raises InputError on a run that is not
-    finished, and on two runs of one recipe and seed.
+    Runs whose recipes differ in nothing but the seed are seeds of one arm. Videos are held against the data, and by the
+    metrics, of the first run. Raises InputError on a run that is not finished, and on two of one recipe and seed.
     """
-    recipes = {Path(run): load_recipe(str(Path(run) / "recipe.yaml")) for run in runs}
+    folders = [Path(run) for run in runs if not (Path(run) / "recipe.yaml").is_file()]
+    recipes = {Path(run): load_recipe(str(Path(run) / "recipe.yaml")) for run in runs if Path(run) not in folders}
     named = [*(path.resolve() for path in plugins), *(path for recipe in recipes.values() for path in recipe.plugins)]
     catalog = Catalog.load(list(dict.fromkeys(named)))
     alike: dict[str, dict[int, Path]] = {}
@@ -210,9 +215,10 @@ def run_study_of(runs: Sequence[str], plugins: Sequence[Path] = ()) -> Study:
         first = next(iter(mine.values()))
         name = first.resolve().name if len(mine) == 1 else recipes[first].name
         arms.append(Arm(name, recipes[first], describe(recipes[first], catalog), mine))
+    arms += [Arm(folder.resolve().name, arms[0].recipe, videos=folder.resolve()) for folder in folders]
     _check_names([arm.name for arm in arms])
     return Study(
-        name=f"runs-{digest([str(run.resolve()) for run in recipes])[:8]}",
+        name=f"runs-{digest([str(Path(run).resolve()) for run in runs])[:8]}",
         title=" against ".join(arm.name for arm in arms),
         question="",
         arms=tuple(arms),
@@ -250,7 +256,10 @@ def check_protocol(study: Study) -> None:
     """Raises InputError before any work where the arms' data cannot be scored by the protocol, or differ."""
     prints: dict[str, str] = {}
     for arm in study.arms:
-        dataset = assemble(arm.recipe, study.catalog, device="meta").dataset
+        sketch = assemble(arm.recipe, study.catalog, device="meta")
+        dataset = sketch.dataset
+        if arm.videos:
+            check_videos(arm.videos, study.protocol.clips)
         if study.protocol.split not in dataset.splits():
             raise InputError(
                 field="split", problem="the data has no such split", got=study.protocol.split,
@@ -294,71 +303,117 @@ def build_study(
     name: str,
     title: str,
     question: str,
-    base: str,
+    base: str | None,
     arms: Mapping[str, Mapping[str, Any]],
     seeds: Sequence[int],
-    match: str,
+    match: str | MatchSaid,
     protocol: Protocol,
     show: int,
-    untrained: bool,
+    untrained: bool | str,
+    budget: BudgetSaid | None = None,
     overrides: Sequence[str] = (),
     plugins: Sequence[Path] = (),
+    file: Recipe | None = None,
 ) -> Study:
-    """Resolves every arm, assembles it on the meta device, and matches the budgets.
+    """Resolves every arm, assembles it on the meta device, sizes its network and matches the budgets.
 
-    arms: by name, what each changes by dotted key; a value may be a node that knows where it was written.
+    base: the recipe of arms that name none. arms: by name, what each changes by dotted key; a value may be a node that
+    knows where it was written. file: the study's own, for errors.
     """
     _check_names(list(arms))
-    recipe = load_recipe(base, overrides)
-    catalog = Catalog.load([*plugins, *recipe.plugins])
-    built: list[Arm] = []
-    for arm, changes in arms.items():
-        own = recipe
-        for key, value in changes.items():
-            own = own.replace(tuple(key.split(".")), value)
-        own = own.replace(("name",), f"{recipe.name}-{UNSAFE.sub('-', arm).strip('-.')}")
-        if plugins:
-            named = [str(path.resolve()) for path in plugins]
-            own = own.replace(("plugins",), list(dict.fromkeys([*own.data.get("plugins", ()), *named])))
-        built.append(Arm(arm, own, describe(own, catalog)))
-    for arm in built:
-        if not arm.cost["phases"]:
-            raise InputError(f"arm {arm.name}: its recipe trains nothing, so there is nothing to compare")
-    matched, notes = _matched(built) if match == "flops" else (built, ())
-    return Study(
-        name, title, question, tuple(matched), tuple(seeds), match, protocol, show, untrained, catalog, tuple(notes)
+    said = Said(base, overrides, plugins, file)
+    resolved = {arm: said.arm(arm, changes) for arm, changes in arms.items()}
+    catalog = Catalog.load(
+        list(dict.fromkeys([*plugins, *(p for one in resolved.values() for p in one.recipe.plugins)]))
     )
+    built = [
+        one if one.videos else replace(costed(arm, one.recipe, catalog), aim=one.aim) for arm, one in resolved.items()
+    ]
+    if all(arm.videos for arm in built):
+        raise InputError("a study trains at least one arm; compare videos with a finished run: `compare RUN DIR`")
+    notes: list[str] = []
+    if isinstance(match, MatchSaid):
+        kind = "parameters" if match.parameters is not None else "flops_per_step"
+        amount = getattr(match, kind)
+        asked = Match(kind, None if amount == "first" else float(amount), tuple(match.by), match.within)
+        built, notes = sized(built, asked, catalog)
+    aim = Budget(budget.kind, budget.amount, budget.over) if budget else None if match == "steps" else Budget("flops")
+    built, more = budgeted(built, aim)
+    notes = [*notes, *more]
+    if protocol.shares:
+        built = [arm if arm.videos else with_shares(arm, protocol.shares) for arm in built]
+    return Study(
+        name, title, question, tuple(built), tuple(seeds), aim.kind if aim else "steps", protocol, show, untrained,
+        catalog, tuple(notes), aim,
+    )  # fmt: skip
 
 
-def _matched(arms: list[Arm]) -> tuple[list[Arm], list[str]]:
-    """Arms whose last phases spend the FLOPs of the first arm's; never a step more than the budget allows."""
-    for arm in arms:
-        if not arm.cost["phases"][-1]["flops_per_step"]:
-            raise InputError(
-                f"arm {arm.name}: a step's FLOPs cannot be counted; a study with `match: steps` can be run"
-            )
-    budget = arms[0].cost["phases"][-1]["flops"]
-    matched, notes = [], []
-    for arm in arms:
-        steps = int(budget // arm.cost["phases"][-1]["flops_per_step"])
-        if steps < 1:
-            raise InputError(f"arm {arm.name}: one step costs more than the whole budget of {budget:.3g} FLOPs")
-        recipe = arm.recipe.replace(_steps_of_last(arm), steps)
-        *before, plan = arm.cost["phases"]
-        plan = {**plan, "steps": steps, "flops": steps * plan["flops_per_step"]}
-        matched.append(replace(arm, recipe=recipe, cost={**arm.cost, "phases": [*before, plan]}))
-        notes.append(f"{arm.name}: {steps} steps of {arm.cost['phases'][-1]['flops_per_step']:.3g} FLOPs")
-    return matched, notes
+@dataclass(frozen=True)
+class Said:
+    """What arms are resolved from."""
+
+    base: str | None
+    overrides: Sequence[str]
+    plugins: Sequence[Path]
+    file: Recipe | None
+
+    def arm(self, name: str, changes: Mapping[str, Any]) -> Arm:
+        """The arm, whose recipe is the base with its changes."""
+        plain = {key: node.plain() if isinstance(node, Node) else node for key, node in changes.items()}
+        base = self._base(plain.get("recipe"))
+        recipe = load_recipe(base, self.overrides)
+        for key, value in changes.items():
+            if key.partition(".")[0] not in ("recipe", "videos", "budget"):
+                recipe = recipe.replace(tuple(key.split(".")), value)
+        recipe = recipe.replace(("name",), f"{recipe.name}-{UNSAFE.sub('-', name).strip('-.')}")
+        if self.plugins:
+            named = [str(path.resolve()) for path in self.plugins]
+            recipe = recipe.replace(("plugins",), list(dict.fromkeys([*recipe.data.get("plugins", ()), *named])))
+        videos = plain.get("videos")
+        place = self.file.sources[0].parent if self.file else Path()
+        return Arm(
+            name, recipe, videos=(place / str(videos)).resolve() if videos else None, aim=_own_budget(name, plain)
+        )
+
+    def _base(self, named: Any) -> str:
+        if named is not None and self.file is not None:
+            return _base(self.file, self.file.sources[0], "arms", named)
+        if self.base is None:
+            if self.file is not None:
+                raise self.file.problem("recipe", "is missing: an arm names no recipe of its own")
+            raise InputError("a study needs a recipe")
+        return str(named or self.base)
 
 
-def _steps_of_last(arm: Arm) -> tuple[str | int, ...]:
-    """Where the recipe says, or may say, how many steps its last phase has."""
-    data, at = arm.recipe.data, ()
-    training = data.get("training") or {}
-    if data.get("stages") and not training.get("phases"):
-        stage = arm.cost["phases"][-1]["name"].rpartition(".")[0]
-        place = next(i for i, said in enumerate(data["stages"]) if str(said.get("name", i)) == stage)
-        at, training = ("stages", place), data["stages"][place].get("training") or {}
-    if phases := training.get("phases"):
-        return (*at, "training", "phases", len(phases) - 1, "steps")
-    return (*at, "training", "steps")
+def _own_budget(name: str, changes: Mapping[str, Any]) -> Budget | None:
+    """What an arm alone may spend."""
+    said = dict(changes["budget"]) if isinstance(changes.get("budget"), Mapping) else {}
+    said |= {key.partition(".")[2]: value for key, value in changes.items() if key.startswith("budget.")}
+    if not said:
+        return None
+    try:
+        told = BudgetSaid.model_validate(said)
+    except ValueError:
+        raise InputError(
+            field=f"arms.{name}.budget", problem="must be one positive amount by its kind", got=said
+        ) from None
+    return Budget(told.kind, told.amount, told.over)
+
+
+def with_shares(arm: Arm, shares: Sequence[float]) -> Arm:
+    """The arm with checkpoints kept at shares of its budget. They change nothing of what is learned."""
+    steps = arm.phase["steps"]
+    if steps is None:
+        return arm
+    each = marks(steps, shares)
+    every = each[0]
+    for step in each[1:]:
+        every = gcd(every, step)
+    recipe = arm.recipe.replace(place_of_last(arm, "checkpoint_every"), every)
+    return replace(arm, recipe=recipe.replace(place_of_last(arm, "keep"), min(1000, steps // every + 2)))
+
+
+def marks(steps: int, shares: Sequence[float]) -> list[int]:
+    """Steps at shares of a phase, on a grid coarse enough that few checkpoints are kept."""
+    grid = max(1, round(steps / GRID))
+    return sorted({max(1, round(share * steps / grid)) * grid for share in shares} - {steps})

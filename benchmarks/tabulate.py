@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mutoscope.benchmarks import statistics
+from mutoscope.benchmarks import aggregates, statistics
+from mutoscope.benchmarks.matching import Arm
 from mutoscope.benchmarks.reporting.words import short, signed
-from mutoscope.benchmarks.study import Arm, Study
+from mutoscope.benchmarks.study import Study
 from mutoscope.core.errors import InputError
 from mutoscope.core.storage.journal import read_journal
 from mutoscope.registry.recipe import PARTS
@@ -22,18 +23,28 @@ from mutoscope.registry.runs import read_json
 FORMAT = 1
 CURVES = ("loss", "learner.loss", "discriminator.loss", "gradient_norm", "learner.gradient_norm")
 """Records of the journal that the report draws."""
-MATCHED = 0.01
-"""How far, as a share of the budget, what an arm spent may lie from it."""
+MATCHED = {"seconds": 0.1}
+"""How far, as a share of the budget, what an arm spent may lie from it, by kind; a hundredth where none is said."""
+CADENCE = ("checkpoint_every", "log_every", "keep", "log", "cache")
+"""Settings that change nothing of what is learned, and so are no difference between recipes."""
 
 
-def tabulate(study: Study, work: Mapping[str, Any], folder: Path, command: str = "") -> dict[str, Any]:
-    """The content of `results.json`. work: what `run_study` gave. Raises InputError where the arms' scores were not
-    measured alike: two fingerprints do not share a table."""
+def tabulate(
+    study: Study, work: Mapping[str, Any], folder: Path, command: str = "", mix: bool = False
+) -> dict[str, Any]:
+    """The content of `results.json`. work: what `run_study` gave. mix: put scores that were not measured alike into one
+    table. Raises InputError on such scores else: two fingerprints do not share a table."""
     runs = [run for run in work["runs"] if run["status"] == "done"]
     failures = [{k: run[k] for k in ("arm", "seed", "error")} for run in work["runs"] if run["status"] != "done"]
-    cells, differences = _cells(runs), _differences(runs)
-    seeds = min((len(mine) for mine in _by_arm(runs).values()), default=0)
+    fingerprints, mixed = _fingerprints([*(row for run in runs for row in run["rows"]), *work["references"]], mix)
+    cells, differences = _cells(runs), _differences(runs, study.baselines)
+    trained = [run for run in runs if not study.arm(run["arm"]).videos] or runs
+    seeds = min((len(mine) for mine in _by_arm(trained).values()), default=0)
     kind = statistics.kind(seeds)
+    better = {metric: way for run in runs for metric, way in run["better"].items()}
+    rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in runs for row in run["rows"]]
+    arms = [_arm(study, arm, work["runs"], folder) for arm in study.arms]
+    points = _points(runs)
     return {
         "format": FORMAT,
         "name": study.name,
@@ -43,21 +54,37 @@ def tabulate(study: Study, work: Mapping[str, Any], folder: Path, command: str =
         "command": command,
         "kind": kind,
         "sentence": _sentence(kind, seeds, study.protocol.clips, cells, differences, failures),
-        "arms": [_arm(study, arm, work["runs"], folder) for arm in study.arms],
-        "rows": [{"arm": run["arm"], "seed": run["seed"], **row} for run in runs for row in run["rows"]],
+        "arms": arms,
+        "rows": rows,
         "cells": cells,
         "references": work["references"],
         "differences": differences,
+        "across": aggregates.across(aggregates.normalised(rows, work["references"], better)),
+        "hypotheses": aggregates.judged(
+            study.hypotheses, [arm["name"] for arm in arms], cells, differences, work["references"], failures
+        ),
+        "on the way": points,
+        "stability": aggregates.stability(points, better),
+        "fit": _fit(study, rows, better),
+        "notes": list(study.notes),
+        "aim": _said_budget(study),
+        "over": study.budget.over if study.budget else "phase",
         "budget": _budget(study, runs, folder),
         "shared": _shared(study, runs, folder),
         "settings": _settings(study),
         "curves": _curves(study, runs, folder),
         "videos": _videos(runs, folder, study.show),
         "protocol": {**asdict(study.protocol), "match": study.match, "seeds": list(study.seeds)},
-        "fingerprints": _fingerprints([*(row for run in runs for row in run["rows"]), *work["references"]]),
-        "environment": read_json(folder / runs[0]["run"] / "run.json")["environment"] if runs else {},
+        "fingerprints": fingerprints,
+        "mixed": mixed,
+        "environment": read_json(folder / trained[0]["run"] / "run.json")["environment"] if runs else {},
         "failures": failures,
     }
+
+
+def _said_budget(study: Study) -> float | None:
+    """What every arm may spend, where the study says it and not its first arm."""
+    return study.budget.amount if study.budget else None
 
 
 def headline(metrics: Sequence[str]) -> str | None:
@@ -65,17 +92,20 @@ def headline(metrics: Sequence[str]) -> str | None:
     return next((name for name in metrics if name.endswith(".all")), next(iter(metrics), None))
 
 
-def _fingerprints(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The one fingerprint of every metric."""
-    found: dict[str, set[str]] = {}
+def _fingerprints(rows: Sequence[Mapping[str, Any]], mix: bool) -> tuple[dict[str, str], list[str]]:
+    """The one fingerprint of every metric, or all where mixing is asked for; and the metrics that are mixed."""
+    found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        found.setdefault(row["metric"], set()).add(row["fingerprint"])
-    for metric, prints in found.items():
-        if len(prints) > 1:
-            raise InputError(
-                f"{metric}: scored in two ways ({', '.join(sorted(prints))}); two fingerprints do not share a table"
-            )
-    return {metric: prints.pop() for metric, prints in found.items()}
+        by = found.setdefault(row["metric"], {}).setdefault(row["fingerprint"], [])
+        by.append(str(row.get("arm") or row.get("name")))
+    mixed = [metric for metric, prints in found.items() if len(prints) > 1]
+    if mixed and not mix:
+        prints = found[mixed[0]]
+        said = " and ".join(f"{print} ({', '.join(dict.fromkeys(arms))})" for print, arms in sorted(prints.items()))
+        raise InputError(
+            f"{mixed[0]}: scored in two ways, {said}; two fingerprints do not share a table unless told to with --mix"
+        )
+    return {metric: ", ".join(sorted(prints)) for metric, prints in found.items()}, mixed
 
 
 def _by_arm(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -94,6 +124,8 @@ def _cells(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             rows = [found for run in mine for found in run["rows"] if found["metric"] == name]
             clips = [np.array(run["clips"][name]) for run in mine if name in run["clips"]]
             cell = asdict(statistics.cell(clips)) if len(clips) == len(mine) else _of_sets(rows)
+            cell["iqm"] = statistics.interquartile_mean([found["value"] for found in rows])
+            cell["bootstrap"] = list(statistics.bootstrap(clips)) if len(clips) == len(mine) else None
             told = {"arm": arm, "metric": name, "split": row["split"], "better": mine[0]["better"][name]}
             cells.append({**told, **cell, "reliable": all(found["reliable"] for found in rows)})
     return cells
@@ -110,24 +142,77 @@ def _of_sets(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "n": n, "seeds": seeds, "basis": "t over seeds"}
 
 
-def _differences(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every pair of arms on every metric that both have clip by clip, with Holm's correction within a metric."""
+def _differences(runs: Sequence[Mapping[str, Any]], baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every pair of arms, or every arm against the baselines, on every metric that both have, with Holm's correction
+    within a metric; beside each the chance that a run of the second is better."""
     arms = _by_arm(runs)
     told = []
     for name in dict.fromkeys(row["metric"] for run in runs for row in run["rows"]):
         found, pairs = [], []
-        for a, b in combinations(arms, 2):
+        for a, b in _pairs(list(arms), baselines):
             seeds = sorted({run["seed"] for run in arms[a]} & {run["seed"] for run in arms[b]})
             one, other = ([_clips(arms[arm], seed, name) for seed in seeds] for arm in (a, b))
             sets = all(values is not None and len(values) == 1 for values in (*one, *other))
             alike = all(x is not None and y is not None and len(x) == len(y) for x, y in zip(one, other, strict=True))
+            # A baseline of videos has no seeds of its own to be paired by.
             if seeds and alike and (not sets or len(seeds) >= statistics.FEW):
                 found.append(statistics.difference(one, other))  # type: ignore[arg-type]
                 pairs.append((a, b))
         higher = next((run["better"][name] for run in runs if name in run["better"]), "higher") == "higher"
         for (a, b), d in zip(pairs, statistics.with_holm(found, pairs, higher), strict=True):
-            told.append({"a": a, "b": b, "metric": name, **asdict(d)})
+            means = [
+                [row["value"] for run in arms[arm] for row in run["rows"] if row["metric"] == name] for arm in (a, b)
+            ]
+            chance = statistics.probability_of_improvement(*(means if higher else means[::-1]))
+            told.append({"a": a, "b": b, "metric": name, **asdict(d), "improvement": chance})
     return told
+
+
+def _pairs(arms: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
+    """(a, b) of every comparison that is made."""
+    if not baselines:
+        return list(combinations(arms, 2))
+    return [(a, b) for a in baselines if a in arms for b in arms if b not in baselines or arms.index(b) > arms.index(a)]
+
+
+def _points(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every run's scores at shares of its budget, the end among them; empty where none were taken on the way."""
+    told = []
+    for run in runs:
+        for point in run.get("on the way", ()):
+            for row in point["rows"]:
+                told.append(
+                    {"arm": run["arm"], "seed": run["seed"], "share": point["share"], "step": point["step"],
+                     "metric": row["metric"], "value": row["value"], "low": row["low"], "high": row["high"]}
+                )  # fmt: skip
+        if run.get("on the way"):
+            told += [
+                {"arm": run["arm"], "seed": run["seed"], "share": 1.0, "step": None, "metric": row["metric"],
+                 "value": row["value"], "low": row["low"], "high": row["high"]}
+                for row in run["rows"]
+            ]  # fmt: skip
+    return told
+
+
+def _fit(study: Study, rows: Sequence[Mapping[str, Any]], better: Mapping[str, str]) -> dict[str, Any] | None:
+    """The power law of a scaling study over training FLOPs; what is wrong in words where there is none."""
+    if study.fit is None:
+        return None
+    compute = {arm.name: arm.phase["flops"] for arm in study.arms if not arm.videos}
+    told = [
+        {
+            "arm": r["arm"],
+            "compute": compute[r["arm"]],
+            "error": 1 - r["value"] if better[r["metric"]] == "higher" else r["value"],
+        }
+        for r in rows
+        if r["metric"] == study.fit and compute.get(r["arm"])
+    ]
+    try:
+        law = aggregates.scaling([(p["compute"], p["error"]) for p in told])
+    except ValueError as few:
+        return {"metric": study.fit, "points": told, "law": None, "problem": str(few)}
+    return {"metric": study.fit, "points": told, "law": law, "problem": ""}
 
 
 def _clips(runs: Sequence[Mapping[str, Any]], seed: int, name: str) -> np.ndarray | None:
@@ -184,11 +269,19 @@ def _arm(study: Study, arm: Arm, runs: Sequence[Mapping[str, Any]], folder: Path
     """What an arm is and what it really spent: means over its runs that are done, of the phase that is compared."""
     mine = [run for run in runs if run["arm"] == arm.name]
     done = [run for run in mine if run["status"] == "done"]
-    last, parts = arm.cost["phases"][-1], arm.cost["parts"]
+    if arm.videos:
+        nothing = dict.fromkeys(
+            ("parameters", "all_parameters", "trained", "flops_per_step", "training_flops", "earlier_flops", "steps",
+             "seconds", "samples", "tokens", "peak_memory", "sampling_calls", "sampling_seconds", "sampling_flops")
+        )  # fmt: skip
+        given = {"name": arm.name, "videos": str(arm.videos), "runs": [], "parts": {}, "weights": {}}
+        return {**given, **nothing, "phase": "", "exact": True}
+    last, parts = arm.phase, arm.cost["parts"]
     spent = [run["spent"].get(last["name"], {}) for run in done]
     outer = {address: part for address, part in parts.items() if not _nested(address, parts)}
     memory = [record["peak_memory"] for run in done for record in _journal(folder, run)[-1:]]
     denoisers = [part["parameters"] for address, part in outer.items() if address.rpartition(".")[2] == "denoiser"]
+    earlier = [phase["flops"] for phase in arm.cost["phases"][:-1]]
     return {
         "name": arm.name,
         "runs": [run["run"] for run in mine],
@@ -201,7 +294,7 @@ def _arm(study: Study, arm: Arm, runs: Sequence[Mapping[str, Any]], folder: Path
         "flops_per_step": last["flops_per_step"],
         "exact": last["exact"],
         "training_flops": last["flops"],
-        "earlier_flops": sum(phase["flops"] or 0 for phase in arm.cost["phases"][:-1]),
+        "earlier_flops": None if None in earlier else sum(earlier),
         "steps": last["steps"],
         **{key: _mean([s.get(key, 0) for s in spent]) for key in ("seconds", "samples", "tokens")},
         "peak_memory": max(memory, default=None),
@@ -212,6 +305,7 @@ def _arm(study: Study, arm: Arm, runs: Sequence[Mapping[str, Any]], folder: Path
 
 
 def _mean(values: Sequence[float]) -> float | None:
+    """The mean, or None of nothing."""
     return float(np.mean(values)) if values else None
 
 
@@ -222,30 +316,49 @@ def _nested(address: str, parts: Mapping[str, Any]) -> bool:
 
 def _budget(study: Study, runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """The proof of the match: what every run spent in the phase that is compared, as its journal counted it, against
-    the budget, which is the first arm's."""
-    plans = {arm.name: arm.cost["phases"][-1] for arm in study.arms}
-    aim = plans[study.arms[0].name]
+    the budget; what its earlier phases spent stands beside, and counts where the budget is over all of a run."""
+    trained = [arm for arm in study.arms if not arm.videos]
+    whole = study.budget is not None and study.budget.over == "all"
     told = []
     for run in runs:
-        plan = plans[run["arm"]]
+        arm = study.arm(run["arm"])
+        if arm.videos:
+            continue
+        plan, spent = arm.phase, run["spent"].get(arm.phase["name"], {})
         steps = max((r["step"] for r in _journal(folder, run) if r["phase"] == plan["name"]), default=0)
         flops = steps * plan["flops_per_step"] if plan["flops_per_step"] is not None else None
-        spent, budget = (steps, aim["steps"]) if study.match == "steps" else (flops, aim["flops"])
-        share = spent / budget if spent is not None and budget else None
+        earlier = [phase["flops"] for phase in arm.cost["phases"][:-1]]
+        before = None if None in earlier else sum(earlier)
+        kind = arm.aim.kind if arm.aim else "flops" if study.match == "as trained" else study.match
+        used = {"steps": steps, "flops": flops, **{key: spent.get(key) for key in ("samples", "tokens", "seconds")}}[
+            kind
+        ]
+        if whole and used is not None:
+            used += (before or 0) if kind == "flops" else sum(p["steps"] for p in arm.cost["phases"][:-1])
+        aim = arm.aim.amount if arm.aim else trained[0].phase["steps" if study.match == "steps" else "flops"]
+        share = used / aim if used is not None and aim else None
         told.append(
-            {"arm": run["arm"], "seed": run["seed"], "steps": steps, "flops_per_step": plan["flops_per_step"],
-             "flops": flops, "share": share, "matched": share is not None and abs(share - 1) <= MATCHED,
-             "reused": bool(run["spent"].get(plan["name"], {}).get("reused"))}
+            {"arm": run["arm"], "seed": run["seed"], "kind": kind, "steps": steps,
+             "flops_per_step": plan["flops_per_step"], "flops": flops, "earlier_flops": before,
+             **{key: spent.get(key) for key in ("samples", "tokens", "seconds")}, "share": share,
+             "matched": share is not None and abs(share - 1) <= max(MATCHED.get(kind, 0.01), _grain(arm, aim, kind)),
+             "reused": bool(spent.get("reused"))}
         )  # fmt: skip
     return told
 
 
+def _grain(arm: Arm, aim: float | None, kind: str) -> float:
+    """A budget is spent in whole steps: of a short run one step may be more than a hundredth."""
+    return 0.0 if arm.aim is None or not aim or kind != "seconds" else 1 / max(1, arm.phase["steps"] or 1)
+
+
 def _settings(study: Study) -> list[dict[str, Any]]:
     """Where the arms' recipes differ: by dotted key, what each says; a key that an arm lacks is left out for it."""
-    own = {arm.name: arm.recipe.without("training.seed").data for arm in study.arms}
+    own = {arm.name: arm.recipe.without("training.seed").data for arm in study.arms if not arm.videos}
     flat = {arm: _flat({key: said for key, said in data.items() if key != "name"}) for arm, data in own.items()}
     keys = dict.fromkeys(key for said in flat.values() for key in said)
     told = [{"key": key, "values": {arm: said[key] for arm, said in flat.items() if key in said}} for key in keys]
+    told = [row for row in told if row["key"].rpartition(".")[2] not in CADENCE]
     return [row for row in told if len(row["values"]) < len(flat) or len({repr(v) for v in row["values"].values()}) > 1]
 
 
@@ -264,10 +377,11 @@ def _journal(folder: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _curves(study: Study, runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """What the journals say of losses, against steps, FLOPs and seconds."""
-    costs = {arm.name: {p["name"]: p["flops_per_step"] for p in arm.cost["phases"]} for arm in study.arms}
+    trained = [arm for arm in study.arms if not arm.videos]
+    costs = {arm.name: {p["name"]: p["flops_per_step"] for p in arm.cost["phases"]} for arm in trained}
     curves: dict[tuple[str, int, str, str], dict[str, Any]] = {}
     for run in runs:
-        for record in _journal(folder, run):
+        for record in _journal(folder, run) if run["arm"] in costs else ():
             per_step = costs[run["arm"]].get(record["phase"]) or 0.0
             for name in CURVES:
                 if not isinstance(record.get(name), (int, float)):
@@ -308,9 +422,10 @@ def _videos(runs: Sequence[Mapping[str, Any]], folder: Path, show: int) -> list[
 
 def _shared(study: Study, runs: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Phases that several runs took from one training."""
-    costs = {arm.name: {phase["name"]: phase for phase in arm.cost["phases"]} for arm in study.arms}
+    trained = [arm for arm in study.arms if not arm.videos]
+    costs = {arm.name: {phase["name"]: phase for phase in arm.cost["phases"]} for arm in trained}
     found: dict[str, dict[str, Any]] = {}
-    for run in runs:
+    for run in (run for run in runs if run["arm"] in costs):
         for phase in read_json(folder / run["run"] / "run.json")["phases"]:
             spent, cost = run["spent"].get(phase["name"], {}), costs[run["arm"]].get(phase["name"], {})
             entry = found.setdefault(

@@ -1,8 +1,9 @@
 """Run a study, swap parts of a recipe, or compare finished runs.
 
 `mutoscope compare quickstart` runs a study. `mutoscope compare text-to-video --swap denoiser=dit,unet3d --seeds 3`
-swaps parts of a recipe by word, at the training FLOPs of the first. `mutoscope compare RUN RUN` scores finished runs.
-The report's path is printed last. Interrupted, the same command goes on.
+swaps parts of a recipe by word, at the training FLOPs of the first. `mutoscope compare RUN RUN` scores finished runs,
+and folders of another generator's videos beside them. The report's path is printed last. Interrupted, the same command
+goes on; with more arms or seeds it does what is new.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The comparison's folder; by default runs/NAME-HASH8.")] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
+    executor: Annotated[str, typer.Option(help="Where runs are worked on: local, ray or slurm.")] = "local",
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Put scores of different protocols into one table, marked.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     from mutoscope.benchmarks.comparison import compare
+    from mutoscope.benchmarks.executors import executor_named
     from mutoscope.benchmarks.study import choose_study
     from mutoscope.commands.output import show_json
     from mutoscope.core.training.progress import progress
@@ -35,7 +41,7 @@ def run(
     named = [word for word in what if "=" not in word]
     overrides = [word for word in what if "=" in word]
     study = choose_study(named, swap or [], overrides, plugin or [], seeds, clips, split)
-    folder = out or study.default_folder()
+    folder, place = out or study.default_folder(), executor_named(executor)
     asked = {
         "swap": swap,
         "seeds": seeds,
@@ -44,8 +50,10 @@ def run(
         "out": out,
         "plugin": plugin,
         "device": device,
+        "executor": None if executor == "local" else executor,
+        "mix": mix or None,
     }
-    results = compare(study, folder, progress(), device, _command(what, asked))
+    results = compare(study, folder, progress(), device, _command(what, asked), place, mix)
     if json:
         show_json(results)
     else:
@@ -60,7 +68,7 @@ def _command(what: list[str], asked: dict[str, Any]) -> str:
     words = ["mutoscope", "compare", *what]
     for name, value in asked.items():
         for one in value if isinstance(value, list) else [value]:
-            words += [] if one is None else [f"--{name}", str(one)]
+            words += [] if one is None else [f"--{name}"] if one is True else [f"--{name}", str(one)]
     return shlex.join(words)
 
 
@@ -89,7 +97,7 @@ def print_table(results: dict[str, Any]) -> None:
     costs = [
         {
             "arm": arm["name"],
-            "parameters": f"{arm['parameters']:,}",
+            "parameters": "" if arm["parameters"] is None else f"{arm['parameters']:,}",
             "training FLOPs": count(arm["training_flops"]) if arm["training_flops"] is not None else "not counted",
             "steps": arm["steps"],
             "seconds": "" if arm["seconds"] is None else f"{arm['seconds']:.0f}",
@@ -97,6 +105,8 @@ def print_table(results: dict[str, Any]) -> None:
         for arm in results["arms"]
     ]
     show(costs, ("arm", "parameters", "training FLOPs", "steps", "seconds"), as_json=False)
+    for one in results["hypotheses"]:
+        typer.echo(f"{one['metric']}: {one['better']} better than {one['than']}: {one['verdict']}")
     for failure in results["failures"]:
         typer.echo(f"failed: {failure['arm']}, seed {failure['seed']}: {failure['error']}")
     typer.echo(results["sentence"])

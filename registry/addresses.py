@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -33,7 +34,7 @@ def phase_address(
     """
     content = {
         "depends": depends,
-        "code": sorted({code_hash(Path(inspect.getfile(part))) for part in classes}) + [core_hash()],
+        "code": sorted({sources_hash(part) for part in classes}) + [core_hash()],
         "descents": {turn: {k: v for k, v in asdict(d).items() if k not in CADENCE} for turn, d in descents.items()},
         "before": list(before),
         "versions": {"torch": torch.__version__, "python": sys.version_info[:2]},
@@ -62,6 +63,45 @@ def code_hash(file: Path) -> str:
         ):
             body[0] = ast.Pass()
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+@cache
+def sources_hash(part: type) -> str:
+    """Hash of the code that a part is made of: its own file, and what that imports from its own package, and so on.
+
+    The core is not among it, which has a hash of its own; nor are libraries, whose versions stand beside.
+    """
+    own = part.__module__
+    house = "mutoscope.plugins." if own.startswith("mutoscope.plugins.") else own.partition(".")[0] + "."
+    files: dict[str, Path] = {own: Path(inspect.getfile(part))}
+    waiting = [own]
+    while waiting:
+        module = waiting.pop()
+        for name in _imported(files[module]):
+            if name.startswith(house) and name not in files and (file := _file(name)) is not None:
+                files[name] = file
+                waiting.append(name)
+    return digest([[name, code_hash(file)] for name, file in sorted(files.items())])[:16]
+
+
+def _imported(file: Path) -> list[str]:
+    """Names of the modules that a file imports, wherever in it; `from a import b` may mean `a.b`."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file(name: str) -> Path | None:
+    """The source of a module, None where there is none of this name."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
 @cache

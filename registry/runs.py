@@ -178,10 +178,12 @@ def load(
     device: str | None = None,
     plugins: Sequence[str | Path] = (),
     catalog: Catalog | None = None,
+    step: int | None = None,
 ) -> Loaded:
     """Loads a run folder. Raises InputError on a folder that is no run or has no checkpoint that verifies.
 
-    plugins: plugin files that its recipe does not name. catalog: one that is loaded already, in their place.
+    plugins: plugin files that its recipe does not name. catalog: one that is loaded already, in their place. step: of
+    the checkpoint, counted over all phases; by default the newest.
     """
     folder = Path(run)
     if not (folder / "recipe.yaml").is_file():
@@ -191,7 +193,7 @@ def load(
     processes = join(device)
     assembled = assemble(recipe, catalog, device=str(processes.device))
     problems: list[str] = []
-    found = newest(folder / "checkpoints", report=problems.append)
+    found = newest(folder / "checkpoints", report=problems.append) if step is None else _at(folder, step)
     if found is None:
         said = f" ({problems[0]})" if problems else ""
         raise InputError(f"{folder} has no checkpoint yet{said}: run `mutoscope train` on its recipe first")
@@ -202,6 +204,14 @@ def load(
     if average:
         _install_average(assembled, state["phase"], average)
     return Loaded(folder, assembled, int(found.name.rpartition("-")[2]), bool(state["done"]))
+
+
+def _at(folder: Path, step: int) -> Path | None:
+    """The checkpoint of a step. Raises InputError where there is none."""
+    found = folder / "checkpoints" / f"step-{step:08d}"
+    if not found.is_dir():
+        raise InputError(f"{folder} has no checkpoint of step {step}")
+    return found
 
 
 def _install_average(assembled: Assembled, phase: int, average: dict[str, torch.Tensor]) -> None:

@@ -210,5 +210,5 @@ def test_more_seeds_add_to_what_is_done(finished: Path, study: Study, tmp_path: 
 
 
 def test_run_study_alone_gives_every_run(finished: Path, study: Study):
-    work = run_study(study, finished, Silence(), "cpu")
+    _, work = run_study(study, finished, Silence(), "cpu")
     assert [run["status"] for run in work["runs"]] == ["done"] * 4

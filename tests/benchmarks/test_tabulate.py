@@ -79,8 +79,12 @@ def test_a_seed_that_failed_is_left_out_of_pairs():
 
 def test_two_fingerprints_do_not_share_a_table():
     rows = [row for r in (run("a", 0, np.ones(3)), run("b", 0, np.ones(3), fingerprint="g")) for row in r["rows"]]
-    with pytest.raises(InputError, match=r"caption.all: scored in two ways \(f, g\)"):
-        tabulate._fingerprints(rows)
+    with pytest.raises(InputError, match=r"caption.all: scored in two ways, f .* and g .*unless told to with --mix"):
+        tabulate._fingerprints(rows, mix=False)
+    assert tabulate._fingerprints(rows, mix=True) == (
+        dict.fromkeys(("caption.all", "kernel"), "f, g"),
+        ["caption.all", "kernel"],
+    )
 
 
 @pytest.mark.parametrize(("seeds", "opening"), [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mutoscope
-from mutoscope.benchmarks.evaluation import Protocol, Truth, sample, score
+from mutoscope.benchmarks.evaluation import Looked, Protocol, Truth, sample, score
 from mutoscope.commands.main import VERBS
 from mutoscope.registry import lineage, shipped
 from mutoscope.registry.recipe import load_recipe
@@ -48,8 +48,7 @@ def test_evaluate(verb: Callable, run: Path):
     protocol = Protocol(clips=12)
     truth = Truth.of(loaded.assembled.dataset, protocol)
     video = sample(loaded.model, truth.real, protocol)
-    data = loaded.assembled.dataset.fingerprint()
-    for one in score(loaded.assembled.metrics, video, truth, protocol, data):
+    for one in score(loaded.assembled.metrics, Looked(video), truth, protocol, loaded.assembled.dataset):
         assert scores[one.metric]["value"] == pytest.approx(one.value)
         assert scores[one.metric]["fingerprint"] == one.fingerprint
 
