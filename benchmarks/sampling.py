@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mutoscope.benchmarks.sources import Begins
 from mutoscope.benchmarks.video_files import FORMATS, as_bytes, encode
 from mutoscope.core.errors import InputError
 from mutoscope.core.generation import Request
 from mutoscope.core.model import stages_of
-from mutoscope.core.storage.atomic import write_bytes, write_text
+from mutoscope.core.storage.atomic import make_folder, write_bytes, write_text
+from mutoscope.core.storage.failpoints import reach
 from mutoscope.core.storage.lock import RunLock
 from mutoscope.core.training.progress import Progress
 from mutoscope.registry.addresses import digest
 from mutoscope.registry.pretrained import Pretrained, open_model
 from mutoscope.registry.runs import Loaded
-from mutoscope.registry.tasks import readers
+from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.samplers import named_sampler
+from mutoscope.registry.tasks import prepare, readers
 
 FPS = 8.0
 """Frames per second where the data does not say."""
@@ -83,40 +87,55 @@ def write_samples(
     plugins: Sequence[Path],
     device: str | None,
     progress: Progress,
+    begins: Begins = Begins(),  # noqa: B008
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Samples a run and writes the clips; gives a record for each, and notes on what was done beyond the request.
 
-    folder: of a run or a pretrained one. out: by default its `samples/`, which needs the run's lock. Raises RunInUse
-    when another process works there, InputError on what the model cannot be asked for.
+    folder: of a run or a pretrained one. out: by default its `samples/`. Raises RunInUse when another process works in
+    the run, which would delete checkpoints, or in `out`; InputError on what the model cannot be asked for.
     """
     if format not in FORMATS:
         raise InputError(field="format", problem="no such format", got=format, allowed=FORMATS)
+    begins.check()
     request = asked.request()
-    opened = open_model(folder, device, plugins)
-    _check_read(opened, request)
-    place = out or folder / "samples"
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    with RunLock(folder) if out is None else nullcontext():
-        return _written(opened, request, format, fps or _fps(opened), place, progress)
+    with ExitStack() as locks:
+        if (folder / "recipe.yaml").is_file():
+            locks.enter_context(RunLock(folder))
+        opened = open_model(folder, device, plugins)
+        _check_read(opened, request)
+        request, said = _begun(opened, request, begins, plugins)
+        place = out or folder / "samples"
+        make_folder(place)
+        locks.enter_context(RunLock(place))
+        reach("sample.begin")
+        records, notes = _written(opened, request, format, fps or _fps(opened), place, progress, begins.record())
+        return records, (*said, *notes)
 
 
 def _written(
-    opened: Loaded | Pretrained, request: Request, format: str, fps: float, place: Path, progress: Progress
+    opened: Loaded | Pretrained,
+    request: Request,
+    format: str,
+    fps: float,
+    place: Path,
+    progress: Progress,
+    task: Mapping[str, Any],
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     records: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
     n = len(request)
     progress.begin("sampling", n)
     for start in range(0, n, AT_ONCE):
-        part = _cut(request, slice(start, min(start + AT_ONCE, n)))
+        part = request.cut(slice(start, min(start + AT_ONCE, n)))
         answer = opened.answer(request=part)
+        reach("sample.made")
         notes.update(dict.fromkeys(answer.notes))
         more = []
         for i, clip in enumerate(as_bytes(answer.video)):
-            record = _record(opened, part, i, clip.shape, fps, format, answer.notes)
+            record = _record(opened, part, i, clip.shape, fps, format, answer.notes, task)
             write_bytes(place / record["file"], encode(clip, fps, format))
             more.append(record)
+        reach("sample.written")
         _index(place / INDEX, more)
         records += [{**record, "path": str(place / record["file"])} for record in more]
         progress.advance(len(records))
@@ -132,6 +151,7 @@ def _record(
     fps: float,
     format: str,
     notes: Sequence[str],
+    task: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a clip is. Its file's name is a function of that."""
     said = {
@@ -144,6 +164,7 @@ def _record(
         "size": [shape[1], shape[2]],
         "fps": fps,
         "step": opened.step if isinstance(opened, Loaded) else None,
+        **task,
     }
     name = said["prompt"] or (f"class {said['label']}" if said["label"] is not None else "clip")
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48] or "clip"
@@ -164,14 +185,20 @@ def _index(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
     write_text(file, "".join(f"{line}\n" for line in [*kept, *map(json.dumps, records)]))
 
 
-def _cut(request: Request, cut: slice) -> Request:
-    """Some of a request's clips, under their own numbers."""
-    told = {
-        name: values[cut]
-        for name in ("prompts", "labels", "actions", "clips")
-        if (values := getattr(request, name)) is not None
-    }
-    return replace(request, **told, count=cut.stop - cut.start)
+def _begun(
+    opened: Loaded | Pretrained, request: Request, begins: Begins, plugins: Sequence[Path]
+) -> tuple[Request, tuple[str, ...]]:
+    """The request with what it begins from, the model with a sampler that does it, and what was done in words."""
+    clip = stages_of(opened.model)[-1][1].clip
+    request = begins.asked(request, clip.frames, clip.size)
+    if not begins.record():
+        return request, ()
+    catalog = Catalog.load(plugins)
+    if begins.sampler is not None:
+        for _, stage in stages_of(opened.model):
+            stage.sampler = named_sampler(stage, catalog, {"type": begins.sampler, **begins.settings()})
+        return request, prepare(opened.model, request, catalog, {})
+    return request, prepare(opened.model, request, catalog, begins.settings())
 
 
 def _check_read(opened: Loaded | Pretrained, request: Request) -> None:

@@ -11,6 +11,7 @@ from mutoscope.benchmarks.evaluation import Looked, Protocol, Truth, as_row, rec
 from mutoscope.core.errors import InputError
 from mutoscope.core.model import stages_of
 from mutoscope.core.storage.atomic import write_json
+from mutoscope.core.storage.failpoints import reach
 from mutoscope.core.storage.lock import RunLock
 from mutoscope.core.training.progress import Progress
 from mutoscope.registry.runs import load
@@ -28,6 +29,15 @@ def score_run(
     clips: how many; None for the protocol's, or all of a smaller split. Raises InputError on a split that the data
     does not have or a recipe without metrics, DataError on fewer clips than asked for, RunInUse.
     """
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} is not a run folder: it has no recipe.yaml")
+    with RunLock(folder):  # from before the weights are read: a run that is trained deletes its older checkpoints
+        return _scored(folder, split, clips, plugins, device, progress)
+
+
+def _scored(
+    folder: Path, split: str, clips: int | None, plugins: Sequence[Path], device: str | None, progress: Progress
+) -> dict[str, dict[str, Any]]:
     loaded = load(folder, device=device, plugins=plugins)
     metrics, dataset = loaded.assembled.metrics, loaded.assembled.dataset
     if not metrics:
@@ -35,17 +45,19 @@ def score_run(
     protocol = Protocol(split=split)
     if split in dataset.splits():
         protocol = replace(protocol, clips=clips or min(protocol.clips, dataset.length(split)))
-    with RunLock(folder):
-        truth = Truth.of(dataset, protocol)
-        progress.begin("sampling", protocol.clips)
-        video = sample(loaded.model, truth.real, protocol, progress.advance)
-        progress.end()
-        rebuilt = None
-        if any(metric.wants == "reconstruction" for metric in metrics):
-            rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
-        device_type = stages_of(loaded.model)[-1][1].device.type
-        looked = Looked(video, model=loaded.model, seed=protocol.seed)
-        scored = score(metrics, looked, truth, protocol, dataset, rebuilt, device_type)
-        scores = {row["metric"]: {key: row[key] for key in SAID} for row in map(as_row, scored)}
-        write_json(folder / METRICS, scores)
+    reach("evaluate.begin")
+    truth = Truth.of(dataset, protocol)
+    progress.begin("sampling", protocol.clips)
+    video = sample(loaded.model, truth.real, protocol, progress.advance)
+    progress.end()
+    reach("evaluate.sampled")
+    rebuilt = None
+    if any(metric.wants == "reconstruction" for metric in metrics):
+        rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
+    device_type = stages_of(loaded.model)[-1][1].device.type
+    looked = Looked(video, model=loaded.model, seed=protocol.seed)
+    scored = score(metrics, looked, truth, protocol, dataset, rebuilt, device_type)
+    scores = {row["metric"]: {key: row[key] for key in SAID} for row in map(as_row, scored)}
+    reach("evaluate.scored")
+    write_json(folder / METRICS, scores)
     return scores  # type: ignore[return-value]

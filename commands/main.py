@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from mutoscope import __version__
@@ -43,8 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
     try:
-        code = _run(given)
-        sys.stdout.flush()
+        with _interruptible():
+            code = _run(given)
+            sys.stdout.flush()
     except MutoscopeError as error:
         if debug:
             raise
@@ -61,6 +66,33 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(f"{type(error).__name__}: {_line(error) or 'no message'} (--debug shows where)", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first SIGTERM or SIGINT ends a verb where it is, as one that can be resumed; a second one at once.
+
+    Training has a way of its own, to a safe point. Files are written whole or not at all, so any place will do.
+    """
+    asked = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # else someone else's
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(given: list[str]) -> object:

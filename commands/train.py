@@ -5,6 +5,7 @@ The run's folder is printed last. The same command again continues where it stop
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,13 @@ def run(
     plugin: Annotated[list[Path] | None, typer.Option(help="A plugin file to load.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")] = None,
 ) -> None:
+    from mutoscope.core.errors import RunInUse
+    from mutoscope.core.storage.lock import holder
     from mutoscope.registry.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # before what imports torch: a typo is told at once
+    if out is not None and (who := holder(out)) and not os.environ.get("RANK"):
+        raise RunInUse(f"{out} is in use by {who}; wait for it, or choose another folder with --out")
 
     from mutoscope.core.training.distribution import leave, rank
     from mutoscope.core.training.progress import progress

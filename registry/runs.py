@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from mutoscope.core.dataset import Dataset
-from mutoscope.core.errors import InputError
+from mutoscope.core.errors import InputError, RunInUse
 from mutoscope.core.generation import Generated, Request, generate
 from mutoscope.core.model import Cascade, Model
-from mutoscope.core.storage.atomic import write_json, write_text
+from mutoscope.core.storage.atomic import clean, make_folder, write_json, write_text
 from mutoscope.core.storage.checkpoint import newest, read_checkpoint
-from mutoscope.core.storage.lock import RunLock
+from mutoscope.core.storage.lock import RunLock, holder
 from mutoscope.core.training.distribution import join
 from mutoscope.core.training.plan import Phase
 from mutoscope.core.training.progress import Progress
 from mutoscope.core.training.provenance import environment
 from mutoscope.core.training.run import Position, train
+from mutoscope.core.training.state import load_module
 from mutoscope.registry.addresses import digest, phase_address
 from mutoscope.registry.assembly import Assembled, assemble
 from mutoscope.registry.catalog import Catalog
@@ -57,14 +58,16 @@ def train_recipe(
     folder = folder or default_folder(recipe)
     store = store or folder.parent / PHASES
     processes = join(device)
+    if processes.first and (who := holder(folder)):
+        raise RunInUse(f"{folder} is in use by {who}; wait for it, or choose another folder with --out")
     assembled = assemble(recipe, catalog, device=str(processes.device))
     assembled = with_addresses(assembled, catalog, processes.device.type)
     if processes.first:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     processes.wait()
     if processes.first:
         with RunLock(folder):
-            _claim(folder, recipe, assembled, processes.device)
+            _claim(folder, recipe, assembled, processes.device, progress)
             _record(folder, assembled.dataset, progress)
             try:
                 position = train(assembled.model, assembled.plan, folder, processes, store, progress)
@@ -104,8 +107,16 @@ def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[
     return depends, [*classes, type(phase.objective), type(assembled.dataset)]
 
 
-def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.device) -> None:
-    """Writes what the run is, or checks that the folder is this recipe's."""
+def _claim(
+    folder: Path, recipe: Recipe, assembled: Assembled, device: torch.device, progress: Progress | None = None
+) -> None:
+    """Writes what the run is, or checks that the folder is this recipe's and the data what it was.
+
+    Raises InputError where it is not. What an interrupted write has left is deleted; that bits may differ from those
+    of an uninterrupted run, since versions or threads do, is told to `progress`.
+    """
+    for place in (folder, folder / "checkpoints", folder / "samples"):
+        clean(place)
     written = folder / "recipe.yaml"
     if written.exists():
         before = load_recipe(str(written))
@@ -115,6 +126,19 @@ def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.dev
             )
     else:
         write_text(written, recipe.dump())
+    data, told = assembled.dataset.fingerprint(), environment(device)
+    before_run = _written_before(folder / "run.json")
+    if before_run.get("data", data) != data:
+        raise InputError(
+            f"{folder}: the data is not what this run began with (its files were changed, added or removed); put it "
+            "back, or choose another folder with --out"
+        )
+    was = before_run.get("environment") or told
+    changed = [
+        name for name in ("python", "packages", "device", "device_name", "threads") if was.get(name) != told[name]
+    ]
+    if changed and progress is not None:
+        progress.note(f"continues with other {', '.join(changed)} than before; the result is not bit for bit the same")
     write_json(
         folder / "run.json",
         {
@@ -124,9 +148,18 @@ def _claim(folder: Path, recipe: Recipe, assembled: Assembled, device: torch.dev
             "seed": assembled.plan.seed,
             "phases": [{"name": p.name, "steps": p.descent.steps, "address": p.address} for p in assembled.plan.phases],
             "plugins": recipe.data.get("plugins", []),
-            "environment": environment(device),
+            "data": data,
+            "environment": told,
         },
     )
+
+
+def _written_before(path: Path) -> dict[str, Any]:
+    """What `run.json` says; nothing where the run is new. Raises InputError on a damaged one."""
+    said = read_json(path) if path.exists() else {}
+    if not isinstance(said, dict) or not isinstance(said.get("environment") or {}, dict):
+        raise InputError(f"{path}: not a JSON file that this version wrote")
+    return said
 
 
 def _record(folder: Path, dataset: Dataset, progress: Progress | None = None) -> None:
@@ -198,7 +231,7 @@ def load(
         said = f" ({problems[0]})" if problems else ""
         raise InputError(f"{folder} has no checkpoint yet{said}: run `mutoscope train` on its recipe first")
     parts, state = read_checkpoint(found)
-    assembled.model.load_state_dict(parts["model"])
+    load_module(assembled.model, parts["model"], found)
     assembled.model.eval().requires_grad_(False)
     average = parts.get("average")
     if average:
@@ -228,5 +261,5 @@ def read_json(path: Path) -> Any:
     """A JSON file's content. Raises InputError naming the file when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as bad:
+    except (OSError, ValueError, RecursionError) as bad:
         raise InputError(f"{path}: not a JSON file that this version wrote: {bad}") from None

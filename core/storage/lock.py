@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from mutoscope.core.errors import RunInUse
+from mutoscope.core.errors import RunInUse, WorkError
 
 
 class RunLock:
@@ -19,17 +22,29 @@ class RunLock:
         self.handle: int | None = None
 
     def __enter__(self) -> RunLock:
-        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as failed:
+            if failed.errno not in (errno.EROFS, errno.EACCES) or not self.path.parent.is_dir():
+                raise WorkError(f"{self.path.parent}: cannot be locked: {failed.strerror}") from None
+            return self  # nobody writes into a folder that cannot be written to
+        if not self._taken(self.handle):
             holder = _holder(self.handle)
             os.close(self.handle)
             self.handle = None
-            raise RunInUse(f"{self.path.parent} is in use by {holder}; wait for it, or choose another folder") from None
+            raise RunInUse(f"{self.path.parent} is in use by {holder}; wait for it, or choose another folder")
         os.ftruncate(self.handle, 0)
         os.pwrite(self.handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         return self
+
+    def _taken(self, handle: int) -> bool:
+        """Tries for a moment, since whoever only looks (`holder`) has the lock for an instant."""
+        for wait in (0.0, 0.02, 0.05):
+            time.sleep(wait)
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        return False
 
     def __exit__(self, *error: object) -> None:
         if self.handle is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mutoscope.core.errors import InputError, WorkError
+from mutoscope.core.errors import InputError, WorkError, shown
 
 LARGEST_HEADER = 8 << 20
 """Bytes. A header is names, shapes and offsets; a larger one is an attack or damage."""
+DTYPES = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8",
+    "torch.uint16": "U16", "torch.uint32": "U32", "torch.uint64": "U64", "torch.bool": "BOOL",
+    "torch.complex64": "C64", "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+"""What safetensors calls the types of torch that have a name there."""
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "U16": 2, "U32": 4,
+    "U64": 8, "BOOL": 1, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+"""Bytes of a value."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
@@ -27,12 +39,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     """
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(
-            whole, path, dict(notes) if notes else None
-        )  # an empty dict with no tensors is written as broken JSON
-        mask = os.umask(0)
-        os.umask(mask)
-        path.chmod(0o666 & ~mask)  # safetensors leaves 0600
+        path.touch()
+        mode = path.stat().st_mode & 0o777  # as the umask has it; safetensors leaves 0600
+        # An empty dict with no tensors is written as broken JSON.
+        save_file(whole, path, dict(notes) if notes else None)
+        path.chmod(mode)
     except (OSError, SafetensorError) as failed:
         raise WorkError(f"{path}: could not be written: {' '.join(str(failed).split())}") from failed
 
@@ -49,9 +60,11 @@ def load_tensors(
     header = read_header(path)
     if expected is not None:
         said = {name: (tuple(info["shape"]), info["dtype"]) for name, info in header.items()}
-        wrong = next((n for n in sorted({*said, *expected}) if said.get(n) != _as_said(expected.get(n))), None)
+        wanted = {name: (tuple(shape), dtype) for name, (shape, dtype) in expected.items()}
+        wrong = next((name for name in sorted({*said, *wanted}) if said.get(name) != wanted.get(name)), None)
         if wrong is not None:
-            raise InputError(f"{path}: tensor {wrong}: has {said.get(wrong)}, expected {_as_said(expected.get(wrong))}")
+            has, wants = (" ".join(map(str, of[wrong])) if wrong in of else "nothing" for of in (said, wanted))
+            raise InputError(f"{path}: {shown(wrong)} is {has}; {wants} is expected")
     try:
         return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as bad:
@@ -70,27 +83,36 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             header = json.loads(file.read(length), object_pairs_hook=_unique)
     except OSError as bad:
         raise InputError(f"{path}: {bad.strerror}") from None
-    except ValueError as bad:
-        raise InputError(f"{path}: damaged header: {bad}") from None
+    except (ValueError, RecursionError) as bad:
+        raise InputError(f"{path}: damaged header: {' '.join(str(bad).split())[:120]}") from None
     if not isinstance(header, dict):
         raise InputError(f"{path}: damaged header: not a table of tensors")
     header.pop("__metadata__", None)
-    try:
-        spans = sorted(tuple(info["data_offsets"]) for info in header.values())
-        ends = [0, *(end for _, end in spans)]
-        whole = all(begin == before and begin <= end for (begin, end), before in zip(spans, ends, strict=False))
-    except (TypeError, KeyError, ValueError):
-        whole, ends = False, [0]
-    if not whole or ends[-1] != size - 8 - length:
+    for name, info in header.items():
+        if not _whole(info):
+            raise InputError(f"{path}: damaged header: {shown(name)} is not a dtype, a shape and offsets that agree")
+    spans = sorted(tuple(info["data_offsets"]) for info in header.values())
+    ends = [0, *(end for _, end in spans)]
+    if any(begin != before for (begin, _), before in zip(spans, ends, strict=False)) or ends[-1] != size - 8 - length:
         raise InputError(f"{path}: damaged: its tensors do not fill the file exactly")
     return header
+
+
+def _whole(info: Any) -> bool:
+    """Whether an entry of the header says what it should, and its bytes are those of its shape."""
+    if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
+        return False
+    dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        return False
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2 or len(shape) > 64:
+        return False
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, *offsets)):
+        return False
+    return offsets[1] - offsets[0] == math.prod(shape) * SIZES[dtype]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) != len(pairs):
         raise ValueError("a name stands twice")
     return dict(pairs)
-
-
-def _as_said(expected: tuple[tuple[int, ...], str] | None) -> tuple[tuple[int, ...], str] | None:
-    return None if expected is None else (tuple(expected[0]), expected[1])

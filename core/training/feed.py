@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +16,13 @@ from torch import Tensor
 from mutoscope.core.dataset import Dataset, Order
 from mutoscope.core.errors import DataError
 from mutoscope.core.model import Model
+from mutoscope.core.randomness import Draw
+from mutoscope.core.storage.failpoints import reach, spoiled
 from mutoscope.core.training.views import Seen
 from mutoscope.core.values import Batch, Latents
 
+LOOK = 0.2
+"""Seconds between two looks at whether a stop was asked for, while data is waited for."""
 BLOCK = 64
 """Clips that are encoded together when a cache is filled; fixed, so that a resumed run fills it with the same bits."""
 
@@ -64,6 +71,9 @@ class Feed:
             raise DataError("the training split has no clips: zero batches")
         self.order = Order(seed, length)
         self.device = model.device
+        self.stop = stop
+        self.opening = max((c.sees for c in model.conditioners), default=0) if latents else 0
+        self.writes = latents and any(c.reads_written for c in model.conditioners)
         self.cached = self._fill(cache, stop) if latents and dataset.fixed else None
 
     def from_step(self, step: int) -> Iterator[list[tuple[range, Batch]]]:
@@ -72,19 +82,32 @@ class Feed:
             for i in range(step, self.steps):
                 yield [(places, self.cached.batch(self._numbers(i, places))) for places in self.share.places()]
             return
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            ahead: list[Future] = [worker.submit(self._load, i) for i in range(step, min(step + 2, self.steps))]
-            for i in range(step, self.steps):
-                loaded = ahead.pop(0).result()
-                if i + 2 < self.steps:
-                    ahead.append(worker.submit(self._load, i + 2))
+        with _Ahead(self._load, range(step, self.steps), self.stop) as ahead:
+            for loaded in ahead:
                 yield [(places, self._encoded(batch.to(self.device))) for places, batch in loaded]
+
+    def largest(self) -> list[tuple[range, Batch]] | None:
+        """A micro-batch of the clips with the most pixels, where clips are of several sizes; else None."""
+        if isinstance(self.dataset, Seen):
+            return None
+        numbers = self._seen()
+        sizes = self.dataset.sizes("train", numbers)
+        if sizes is None or len(set(sizes)) < 2:
+            return None
+        order = sorted(range(len(numbers)), key=lambda i: (-sizes[i][0] * sizes[i][1] * sizes[i][2], i))
+        chosen = [numbers[i] for i in order[: self.share.micro]]
+        chosen += [chosen[0]] * (self.share.micro - len(chosen))
+        places = range(self.share.micro)
+        if self.cached is not None:
+            return [(places, self.cached.batch(chosen))]
+        return [(places, self._encoded(self.dataset.batch("train", chosen).to(self.device)))]
 
     def _numbers(self, step: int, places: range) -> list[int]:
         """The clip numbers at these places of a step."""
         return [number for _, number in self.order.at(step * self.share.batch + places.start, len(places))]
 
     def _load(self, step: int) -> list[tuple[range, Batch]]:
+        reach("data.load")
         loaded = []
         for places in self.share.places():
             drawn = self.order.at(step * self.share.batch + places.start, len(places))
@@ -94,10 +117,18 @@ class Feed:
     @torch.no_grad()
     def _encoded(self, batch: Batch) -> Batch:
         if not self.latents or batch.video is None:
-            return batch
+            return _spoilt(batch)
+        batch = _spoilt(batch)
         if isinstance(batch.video, tuple):
             return replace(batch, latents=self._encoded_sizes(batch.video), video=None)
-        return replace(batch, latents=self.model.autoencoder.encode(batch.video), video=None)
+        opening = batch.video[:, :, : self.opening].clone() if self.opening else None
+        if self.writes:
+            batch = replace(batch, written=self._written(batch.video, batch.clips))
+        return _spoilt(replace(batch, latents=self.model.autoencoder.encode(batch.video), video=None, opening=opening))
+
+    def _written(self, video: Tensor, clips: tuple[int, ...]) -> tuple[str, ...]:
+        """What the writer says of clips; a function of the clip."""
+        return tuple(self.model.writer.write(video, Draw(0, "written", 0, clips, self.device)))
 
     def _encoded_sizes(self, video: Sequence[Tensor]) -> Latents:
         """Latents of clips of several sizes, those of one size encoded together."""
@@ -113,29 +144,84 @@ class Feed:
 
     def _fill(self, most: int, stop: Callable[[], bool]) -> Cache | None:
         """The cache of every clip that this phase will see, or None where it would be too large."""
-        seen = sorted({n for start in self._starts() for _, n in self.order.at(start, self.share.batch)})
+        seen = self._seen()
         blocks = [seen[i : i + BLOCK] for i in range(0, len(seen), BLOCK)]
         kept: list[Batch] = []
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            ahead = worker.submit(self.dataset.batch, "train", blocks[0])
-            for i in range(len(blocks)):
-                batch = ahead.result()
-                if i + 1 < len(blocks):
-                    ahead = worker.submit(self.dataset.batch, "train", blocks[i + 1])
+
+        def load(i: int) -> Batch:
+            reach("data.cache")
+            return self.dataset.batch("train", blocks[i])
+
+        with _Ahead(load, range(len(blocks)), stop) as ahead:
+            for batch in ahead:
                 coded = self._encoded(batch.to(self.device))
                 if coded.latents is None:
                     return None
                 held = sum(clip.numel() * clip.element_size() for clip in coded.latents.clips())
-                if i == 0 and held * len(blocks) > most:
+                if not kept and held * len(blocks) > most:
                     return None
                 kept.append(coded)
-                if stop():
-                    return None
-        return Cache(seen, kept)
+        return Cache(seen, kept) if len(kept) == len(blocks) else None
+
+    def _seen(self) -> list[int]:
+        """The numbers of all clips that this phase will see."""
+        return sorted({n for start in self._starts() for _, n in self.order.at(start, self.share.batch)})
 
     def _starts(self) -> range:
         span = min(self.steps * self.share.batch, self.order.length)
         return range(0, span, self.share.batch)
+
+
+class _Ahead:
+    """What `load` gives for each place, in order, made one or two ahead in a thread; ends early when a stop is asked.
+
+    A thread of its own and not a pool, which would be waited for at the end of the process: data that never comes must
+    not hold up one that is to stop.
+    """
+
+    def __init__(self, load: Callable[[int], Any], places: Iterable[int], stop: Callable[[], bool]) -> None:
+        self.load, self.places, self.stop = load, list(places), stop
+        self.made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="loading", daemon=True)
+
+    def __enter__(self) -> _Ahead:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        with suppress(queue.Empty):
+            self.made.get_nowait()
+        self.thread.join(timeout=LOOK if self.stop() else None)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in self.places:
+            while True:
+                try:
+                    loaded, failed = self.made.get(timeout=LOOK)
+                    break
+                except queue.Empty:
+                    if self.stop():
+                        return
+            if failed is not None:
+                raise failed
+            yield loaded
+
+    def _work(self) -> None:
+        for place in self.places:
+            try:
+                made = (self.load(place), None)
+            except BaseException as failed:
+                made = (None, failed)
+            while not self.over.is_set():
+                try:
+                    self.made.put(made, timeout=LOOK)
+                    break
+                except queue.Full:
+                    continue
+            if self.over.is_set() or made[1] is not None:
+                return
 
 
 class Cache:
@@ -151,7 +237,10 @@ class Cache:
         self.values = clips if first.latents.mixed else torch.stack(clips)
         self.spread = _stacked([b.latents.spread if b.latents else None for b in blocks])
         self.earlier = _stacked([b.earlier for b in blocks])
+        self.opening = _stacked([b.opening for b in blocks])
         self.prompts = None if first.prompt is None else np.array([p for b in blocks for p in b.prompt or ()], object)
+        written = [text for b in blocks for text in b.written or ()]
+        self.written = np.array(written, object) if written else None
         self.labels = _stacked([b.label for b in blocks])
         self.actions = _stacked([b.actions for b in blocks])
 
@@ -166,7 +255,18 @@ class Cache:
             clips=tuple(numbers),
             latents=Latents(values, self.ids, None if self.spread is None else self.spread[at]),
             earlier=None if self.earlier is None else self.earlier[at],
+            opening=None if self.opening is None else self.opening[at],
+            written=None if self.written is None else tuple(self.written[rows]),
         )
+
+
+def _spoilt(batch: Batch) -> Batch:
+    """Two failpoints."""
+    if isinstance(batch.video, Tensor):
+        return replace(batch, video=spoiled("data.video", batch.video))
+    if batch.latents is not None and isinstance(batch.latents.values, Tensor) and not batch.latents.ids:
+        return replace(batch, latents=replace(batch.latents, values=spoiled("data.latents", batch.latents.values)))
+    return batch
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -37,8 +37,9 @@ class Descent:
     average's decay is at most (1 + step) / (ema_warmup + step). precision: of matrix products in the forward pass;
     weights stay float32. compile: torch.compile the learner. checkpoint_every, log_every: in steps; 0 checkpoints only
     at the end. keep: checkpoints kept. shard: shard parameters over processes instead of replicating them. on_nan:
-    stop the run, or skip the step, when a loss or gradient is not finite. cache: bytes that may hold what frozen parts
-    made of the data. log: further places to log to.
+    when a loss or gradient is not finite, stop the run, skip the step, or roll back to the phase's last checkpoint and
+    leave out the steps since it, as Chowdhery et al. 2022 (PaLM), sec. 5.1, did with spikes of the loss. cache: bytes
+    that may hold what frozen parts made of the data. log: further places to log to.
     """
 
     steps: Natural | None = None
@@ -61,7 +62,7 @@ class Descent:
     log_every: Count = 10
     keep: Annotated[int, Ge(2), Le(1000)] = 2
     shard: bool = False
-    on_nan: Literal["stop", "skip"] = "stop"
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
     cache: Natural = 2 << 30
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     seed: Natural = 0

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from mutoscope.core.dataset import Dataset
 from mutoscope.core.denoiser import FrameDenoiser, TokenDenoiser
-from mutoscope.core.errors import InputError, Interrupted
+from mutoscope.core.errors import InputError, Interrupted, WorkError
 from mutoscope.core.model import Model, stages_of
 from mutoscope.core.randomness import key
 from mutoscope.core.storage.checkpoint import newest, prune, read_checkpoint, write_checkpoint
@@ -20,15 +20,18 @@ from mutoscope.core.storage.failpoints import reach
 from mutoscope.core.storage.journal import Journal
 from mutoscope.core.training.distribution import Processes
 from mutoscope.core.training.feed import BLOCK, Feed, Share
+from mutoscope.core.training.memory import shape_of, told
 from mutoscope.core.training.plan import Phase, Plan, Trained
 from mutoscope.core.training.progress import Progress, Silence
 from mutoscope.core.training.provenance import peak_memory
 from mutoscope.core.training.signals import Stop, interruptible
-from mutoscope.core.training.state import load_players, player_tensors
-from mutoscope.core.training.turns import Turns
+from mutoscope.core.training.state import load_module, load_players, player_tensors
+from mutoscope.core.training.turns import NotFinite, Turns
 from mutoscope.core.training.views import Seen, seen_by
 from mutoscope.core.values import Batch
 
+ROLLBACKS = 10
+"""Times that a phase may go back to a checkpoint because a step was not finite; then the run stops."""
 CALIBRATION = 8
 """Blocks of training clips from which a learner measures what it needs before and after its phase."""
 
@@ -77,7 +80,9 @@ class Training:
                 self.position.phase = i
                 if resumed is None and self._reuse(phase, journal):
                     continue
-                self._phase(phase, journal, stop, resumed)
+                what = f"{phase.descent.batch} clips a step in {phase.descent.accumulate} micro-batches"
+                with told(phase, what, self.processes.device):
+                    self._phase(phase, journal, stop, resumed)
                 resumed = None
             if self.position.phase < len(self.plan.phases):
                 self.position.phase, self.position.step = len(self.plan.phases), 0
@@ -89,6 +94,7 @@ class Training:
     def _phase(self, phase: Phase, journal: Journal, stop: Stop, resumed: dict[str, Any] | None) -> None:
         model, descent = self.stages[phase.stage], phase.descent
         assert descent.steps is not None
+        reach("phase.begin")
         phase.objective.to(self.processes.device)
         self.model.eval()
         for module in [model.part(phase.learn), *(model.conditioners if phase.learn == "denoiser" else [])]:
@@ -122,7 +128,18 @@ class Training:
         )  # fmt: skip
         self.progress.begin(phase.name, descent.steps, self.position.step)
         records = list(resumed["state"]["records"]) if resumed is not None else []
-        self._steps(phase, turns, feed, journal, stop, records)
+        self._rehearse(phase, turns, feed)
+        rollbacks = 0
+        while True:
+            try:
+                self._steps(phase, turns, feed, journal, stop, records)
+                break
+            except NotFinite as bad:
+                rollbacks += 1
+                if descent.on_nan != "rollback":
+                    raise
+                self._roll_back(phase, turns, bad, rollbacks)
+        reach("phase.finish")
         if turns.average is not None:
             turns.average.install()
         self.processes.unite(shared)
@@ -133,6 +150,7 @@ class Training:
         if descent.compile:
             learner._compiled_call_impl = None
         self._keep(phase, model, records)
+        reach("phase.kept")
         self.position.phase, self.position.step = self.position.phase + 1, 0
         self._save(None, None)
 
@@ -144,8 +162,12 @@ class Training:
         started, before = time.monotonic(), spent["seconds"]
         for micros in feed.from_step(self.position.step):
             reach("step.begin")
-            log = turns.step(self.position.step, micros)
+            with told(
+                phase, f"step {self.position.step} with {shape_of(micros[0][1])} at a time", self.processes.device
+            ):
+                log = turns.step(self.position.step, micros)
             self.position.step += 1
+            reach("step.end")
             spent["samples"] += descent.batch
             spent["tokens"] += self._tokens(phase, micros) if phase.learn == "denoiser" else 0
             spent["seconds"] = before + time.monotonic() - started
@@ -163,9 +185,36 @@ class Training:
             if (due and not done) or asked:
                 self._save(turns, records)
             if asked:
-                raise Interrupted(
-                    f"interrupted at step {self.position.step} of {phase.name}; the same command continues"
-                )
+                self._interrupted(phase)
+        if self.position.step < steps:  # the feed has ended early: a stop was asked while data was waited for
+            if self.position.step and not (self.checkpoints / f"step-{self._total():08d}").exists():
+                self._save(turns, records)
+            self._interrupted(phase)
+
+    def _interrupted(self, phase: Phase) -> NoReturn:
+        raise Interrupted(f"interrupted at step {self.position.step} of {phase.name}; the same command continues")
+
+    def _rehearse(self, phase: Phase, turns: Turns, feed: Feed) -> None:
+        """Where clips are of several sizes, tries the largest ones before the first step."""
+        largest = feed.largest() if self.position.step < (phase.descent.steps or 0) else None
+        if largest is not None:
+            what = f"the largest clips do not fit, {shape_of(largest[0][1])} at a time, tried before the first step"
+            with told(phase, what, self.processes.device):
+                turns.rehearse(self.position.step, largest)
+
+    def _roll_back(self, phase: Phase, turns: Turns, bad: NotFinite, times: int) -> None:
+        """Back to the phase's last checkpoint, and on from the step after the bad one."""
+        found = newest(self.checkpoints, report=self.progress.note)
+        parts, state = read_checkpoint(found) if found is not None else ({}, {})
+        if state.get("phase") != self.position.phase or not state.get("step"):
+            raise WorkError(f"{bad}; the phase has no checkpoint yet to roll back to: lower checkpoint_every") from bad
+        if times > ROLLBACKS:
+            raise WorkError(f"{bad}; rolled back {ROLLBACKS} times before, so the run stops") from bad
+        load_module(self.model, parts["model"], found)
+        load_module(phase.objective, parts["objective"], found)
+        load_players(turns, parts, state)
+        self.progress.note(f"{bad}; back to step {state['step']}, and on from step {self.position.step + 1}")
+        self.position.step += 1
 
     def _meets(self, stop: Stop) -> bool:
         """Whether processes vote on a stop now: always alone, every tenth step together, since a vote is a message."""
@@ -216,9 +265,11 @@ class Training:
         if found is None:
             return None
         parts, state = read_checkpoint(found)
-        self.model.load_state_dict(parts["model"])
+        if "model" not in parts or not {"phase", "step", "spent", "records"} <= set(state):
+            raise InputError(f"{found}: is no checkpoint of a training run")
+        load_module(self.model, parts["model"], found)
         self.position = Position(state["phase"], state["step"], state["spent"])
-        return {"parts": parts, "state": state} if state["step"] else None
+        return {"parts": parts, "state": state, "path": found} if state["step"] else None
 
     # Finished phases, kept by address
 
@@ -232,7 +283,7 @@ class Training:
         parts, state = read_checkpoint(found)
         model = self.stages[phase.stage]
         for address, tensors in parts.items():
-            _member(model, address).load_state_dict(tensors)
+            load_module(_member(model, address), tensors, found)
         self.position.spent[phase.name] = {**state["spent"], "reused": 1}
         for record in state["records"]:
             if self.processes.first:

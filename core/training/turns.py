@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,19 @@ from mutoscope.core.generation import autocast
 from mutoscope.core.model import Model
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
+from mutoscope.core.storage.failpoints import reach, spoiled
 from mutoscope.core.training.descent import Average, clip_gradients, learning_rate, make_optimizer
 from mutoscope.core.training.distribution import Processes
 from mutoscope.core.training.plan import Descent, Phase
 from mutoscope.core.values import Batch, Conditioning, Example, Latents
 
 LEARNER = "learner"
+SKIPPED = 100
+"""Steps in a row that may be skipped because they are not finite; after so many, nothing is being learned."""
+
+
+class NotFinite(WorkError):
+    """A loss or gradient is not finite."""
 
 
 class Player:
@@ -67,6 +75,7 @@ class Turns:
             turn: Player({turn: module}, phase.turns.get(turn, phase.descent)) for turn, module in opponents.items()
         }
         self.average = Average(self.players[LEARNER].parameters, phase.descent) if phase.descent.ema else None
+        self.skipped = 0
 
     def step(self, step: int, micros: list[tuple[range, Batch]]) -> dict[str, Tensor | float]:
         """Takes one step; gives what is worth logging, tensors unread."""
@@ -79,8 +88,9 @@ class Turns:
             prefix = f"{turn}." if len(turns) > 1 else ""
             with self._only(player):
                 sums = self._gradients(step, turn, micros)
+                self._spoil(player)
                 norm = clip_gradients(player.parameters, player.descent.clip)
-                finite = self._finite(norm, sums["loss"], step, turn)
+                finite = self._finite(norm, sums, step, turn, micros)
                 if finite:
                     player.optimizer.step()
                 player.optimizer.zero_grad(set_to_none=True)
@@ -88,7 +98,26 @@ class Turns:
                 self.average.update()
             log |= {prefix + name: value for name, value in sums.items()}
             log |= {prefix + "gradient_norm": norm, prefix + "lr": rate}
+            if not finite:
+                log[prefix + "skipped"] = 1.0
         return log
+
+    def rehearse(self, step: int, micros: list[tuple[range, Batch]]) -> None:
+        """Forward and backward of every turn, which changes nothing: to find out whether memory suffices.
+
+        What an optimizer will hold besides is held meanwhile: two numbers for every parameter, as Adam does.
+        """
+        kept = [(buffer, buffer.clone()) for module in (self.model, self.objective) for buffer in module.buffers()]
+        ballast = [torch.zeros_like(p) for player in self.players.values() for p in player.parameters * 2]
+        for turn in self.objective.turns(step):
+            player = self.players[turn.partition(".")[0]]
+            with self._only(player):
+                self._gradients(step, turn, micros)
+                player.optimizer.zero_grad(set_to_none=True)
+        del ballast
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
 
     def _gradients(self, step: int, turn: str, micros: list[tuple[range, Batch]]) -> dict[str, Tensor]:
         """Backward passes of a turn over all micro-batches; the means of its losses."""
@@ -97,9 +126,11 @@ class Turns:
             self._synchronise(turn, last=i == len(micros) - 1)
             draw = Draw(self.phase.descent.seed, f"train.{self.phase.name}", step, tuple(places), self.model.device)
             with draw.of((places.start,)).forked(), autocast(self.model.device, self.phase.descent.precision):
+                reach("step.forward")
                 losses = self.objective.loss(self.learner, self._example(batch, draw), draw, turn)
-            (losses.total / len(micros)).backward()
-            for name, value in {"loss": losses.total, **losses.parts}.items():
+            total = spoiled("step.loss", losses.total)
+            (total / len(micros)).backward()
+            for name, value in {"loss": total, **losses.parts}.items():
                 share = value.detach().float() / len(micros)
                 sums[name] = sums[name] + share if name in sums else share
         return {name: self.processes.mean(value) for name, value in sums.items()}
@@ -109,6 +140,7 @@ class Turns:
             return Example(None, Conditioning(), batch)
         assert batch.latents is not None
         tokens = self.model.patchifier.patchify(_drawn(batch.latents, draw), draw)
+        batch = replace(batch, tokens=tokens)
         return Example(tokens, self.model.embed(batch, draw, keep=True), batch)
 
     def _synchronise(self, turn: str, last: bool) -> None:
@@ -118,19 +150,54 @@ class Turns:
                 if hasattr(module, "set_requires_gradient_sync"):
                     module.set_requires_gradient_sync(last)  # type: ignore[operator]
 
-    def _finite(self, norm: Tensor, loss: Tensor, step: int, turn: str) -> bool:
+    def _finite(
+        self, norm: Tensor, sums: Mapping[str, Tensor], step: int, turn: str, micros: list[tuple[range, Batch]]
+    ) -> bool:
         """Whether the update may be made. One read a turn, after everything has been queued.
 
-        Raises WorkError on a loss or gradient that is not finite, unless the phase says to skip it.
+        Raises NotFinite on a loss or gradient that is not finite, unless the phase says to skip it and has not skipped
+        too many in a row.
         """
-        if bool(torch.isfinite(norm + loss)):
+        if bool(torch.isfinite(norm + sums["loss"])):
+            self.skipped = 0
             return True
+        self.skipped += 1
+        first = f"{self.phase.name}: step {step}: the {turn} turn's loss or gradient is not finite"
         if self.phase.descent.on_nan == "skip":
-            return False
-        bad = next((n for n, p in self.players[turn.partition(".")[0]].named.items() if _broken(p.grad)), "the loss")
-        raise WorkError(
-            f"{self.phase.name}: step {step}: the {turn} turn's loss or gradient is not finite, first in {bad}"
-        )
+            modules = {"model": self.model, "objective": self.objective}
+            spoilt = next((f"{k}.{n}" for k, m in modules.items() for n, b in m.named_buffers() if _broken(b)), None)
+            if spoilt is not None:
+                raise WorkError(f"{first}, and it has spoilt {spoilt}, so it cannot be skipped; on_nan: rollback can")
+            if self.skipped <= SKIPPED:
+                return False
+            raise WorkError(f"{first}, as in the {SKIPPED} steps before; first in {self._culprit(sums, turn, micros)}")
+        raise NotFinite(f"{first}, first in {self._culprit(sums, turn, micros)}")
+
+    def _culprit(self, sums: Mapping[str, Tensor], turn: str, micros: list[tuple[range, Batch]]) -> str:
+        """Where the first value is that is not finite, from the data on."""
+        for places, batch in micros:
+            for name, values in (("video", batch.video), ("latents", batch.latents and batch.latents.values)):
+                bad = next((i for i, clip in enumerate(values) if _broken(clip)), None) if values is not None else None
+                if bad is not None:
+                    clip = batch.clips[bad] if batch.clips else places[bad]
+                    return f"the {name} of training clip {clip}"
+        for name, player in self.players.items():
+            bad = next((n for n, p in player.named.items() if _broken(p)), None)
+            if bad is not None:
+                return f"the weights of {bad} ({name})"
+        bad = next((name for name, value in sums.items() if name != "loss" and _broken(value)), None)
+        if bad is not None:
+            return f"the loss's part {bad}"
+        if _broken(sums["loss"]):
+            return "the loss"
+        named = self.players[turn.partition(".")[0]].named
+        return next((f"the gradient of {name}" for name, p in named.items() if _broken(p.grad)), "the gradient's norm")
+
+    def _spoil(self, player: Player) -> None:
+        """A failpoint."""
+        first = next((p for p in player.parameters if p.grad is not None), None)
+        if first is not None and first.grad is not None:
+            first.grad = spoiled("step.gradient", first.grad)
 
     @contextmanager
     def _only(self, player: Player) -> Iterator[None]:
@@ -163,5 +230,5 @@ class _Own(nn.Module):
                 self.register_parameter(name.replace(".", "__"), parameter)
 
 
-def _broken(gradient: Tensor | None) -> bool:
-    return gradient is not None and not bool(torch.isfinite(gradient).all())
+def _broken(values: Tensor | None) -> bool:
+    return values is not None and values.is_floating_point() and not bool(torch.isfinite(values).all())
