@@ -26,6 +26,8 @@ class Conditioner(Component, nn.Module, ABC):
     dropout: float = 0.0
     sees: int = 0
     """First frames of the video itself that it looks at, in `Batch.opening`."""
+    beside: tuple[str, ...] = ()
+    """Places, of `core.showing.PLACES`, at which it tells of known tokens itself, in what it gives of the cells."""
     reads_written: ClassVar[bool] = False
     """Whether it reads what the recipe's writer says of the training clips, in `Batch.written`."""
 

@@ -46,6 +46,8 @@ def told_places(model: Model) -> tuple[str, ...]:
 def goes_on_from(model: Model, place: str) -> bool:
     """Whether the model makes the rest of a video of which this stays."""
     way = model.sampler.goes_on_from
+    if any(place in c.beside for c in model.conditioners):
+        return True
     if way == "all" or (place == "first" and any(c.sees for c in model.conditioners)):
         return True
     return place == "first" if way == "earlier" else place in told_places(model)

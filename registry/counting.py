@@ -10,7 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +25,7 @@ from mutoscope.core.discriminator import Discriminator
 from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact, FieldFact, LatentFact, TokenFact
 from mutoscope.core.model import Model
 from mutoscope.core.objective import Objective
+from mutoscope.core.process import LevelProcess
 from mutoscope.core.randomness import Draw
 from mutoscope.core.tower import Tower
 from mutoscope.core.training.turns import LEARNER
@@ -250,7 +251,9 @@ def _denoiser_pass(part: Denoiser, facts: Facts) -> Callable[[int], Any] | None:
         canvas, given = Tokens.canvas(fact.grid, clips, META), meta_conditioning(facts, clips)
         match part:
             case LevelDenoiser():
-                return part(filled(canvas, fact), torch.empty(clips, device=META), given)
+                process = facts.get(LevelProcess)
+                shown = fact if process is None else replace(fact, width=process.input_width(fact))
+                return part(filled(canvas, shown), torch.empty(clips, device=META), given)
             case TokenDenoiser():
                 return part(filled(canvas, fact), given)
             case OneStepDenoiser():

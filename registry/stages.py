@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mutoscope.core.component import Component, Facts
+from mutoscope.core.component import Component, Facts, Nested
 from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact
 from mutoscope.core.model import GENERATING, ROLES, Model
 from mutoscope.core.objective import Objective
 from mutoscope.core.settings import Count, Size
 from mutoscope.registry.building import Builder, Findings, merged
-from mutoscope.registry.checking import check_fields
+from mutoscope.registry.checking import check_fields, part_named
+from mutoscope.registry.contract import settings_of
 from mutoscope.registry.fit import check_fit
 from mutoscope.registry.mismatches import Ledger, Path
 from mutoscope.registry.recipe import Recipe
@@ -228,6 +229,14 @@ class StageBuilder:
             self.findings.mismatch(place, "learns", says, [])
         elif learner and not self._excused((*path, learn)):
             self._check_accepts(objective, learner, place, (*path, learn))
+        for setting in settings_of(objective):
+            if setting.nested == "objective":  # an objective within an objective teaches the same learner
+                own = value.get(setting.name) if isinstance(value, Mapping) else None
+                default = setting.default if isinstance(setting.default, Nested) else None
+                inner, _ = part_named(default.type if own is None and default else own, default)
+                if inner is not None:
+                    whole = {"type": inner.type, **inner.settings}
+                    self._check_objective((*place, setting.name), whole, learn, path, said)
 
     def _check_accepts(self, cls: type[Component], other: type[Component], place: Path, others: Path) -> None:
         accepts = cls.accepts  # type: ignore[attr-defined]
