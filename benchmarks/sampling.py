@@ -20,9 +20,9 @@ from mutoscope.core.storage.failpoints import reach
 from mutoscope.core.storage.lock import RunLock
 from mutoscope.core.training.progress import Progress
 from mutoscope.registry.addresses import digest
+from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.pretrained import Pretrained, open_model
 from mutoscope.registry.runs import Loaded
-from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.samplers import named_sampler
 from mutoscope.registry.tasks import prepare, readers
 

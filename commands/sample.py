@@ -1,6 +1,6 @@
-"""Generate video with a run, by prompts, labels or actions.
+"""Generate video with a run, by prompts, labels or actions; animate, extend, connect, fill, edit, loop.
 
-Files go to the run's `samples/`, with a line each in `samples.jsonl`; their paths are printed. The same request gives
+`mutoscope tasks RUN` lists which of these a run can do. Files go to the run's `samples/`, with a line each in `samples.jsonl`; their paths are printed. The same request gives
 the same files.
 """
 
@@ -22,6 +22,23 @@ def run(
     frames: Annotated[int | None, typer.Option(min=1, help="Frames; one is an image.")] = None,
     size: Annotated[str | None, typer.Option(metavar="H W", help="Rows and columns: 32 48, or 32x48.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    image: Annotated[Path | None, typer.Option(help="Animate an image: it is the first frame.")] = None,
+    extend: Annotated[Path | None, typer.Option(help="Extend a video, by --before or --after frames.")] = None,
+    before: Annotated[int, typer.Option(min=0, help="Frames to make before the video to extend.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Frames to make after the video to extend.")] = 0,
+    connect: Annotated[list[Path] | None, typer.Option(help="Connect two videos: give it twice.")] = None,
+    between: Annotated[int, typer.Option(min=0, help="Frames to make between the videos to connect.")] = 0,
+    edit: Annotated[Path | None, typer.Option(help="Edit a video as the prompt says.")] = None,
+    strength: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Of the edit; 0 changes nothing.")] = None,
+    fill: Annotated[
+        Path | None, typer.Option(help="Fill in a video where --mask is white, or frames are missing.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="An image, or a video of as many frames: white is made.")] = None,
+    missing: Annotated[str | None, typer.Option(help="Frames to make, from 0: 3,4,7 or 3-7.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="The end leads back to the beginning.")] = False,
+    window: Annotated[int | None, typer.Option(min=2, help="Frames made at a time, of longer videos.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=1, help="Frames that a window shares with the one before.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Another sampler than the run's.")] = None,
     format: Annotated[str, typer.Option(help="webm, mp4, gif, or png, which is exact.")] = "webm",
     fps: Annotated[float | None, typer.Option(min=0.1, help="Frames per second; by default the data's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Another folder than the run's samples/.")] = None,
@@ -30,6 +47,7 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
 ) -> None:
     from mutoscope.benchmarks.sampling import Asked, write_samples
+    from mutoscope.benchmarks.sources import Begins
     from mutoscope.commands.output import show_json
     from mutoscope.core.training.progress import progress
 
@@ -45,7 +63,24 @@ def run(
         size=shape,
         seed=seed,
     )
-    made, notes = write_samples(Path(words[0]), asked, format, fps, out, plugin or [], device, progress())
+    begins = Begins(
+        animate=image,
+        extend=extend,
+        connect=tuple(connect or ()),
+        edit=edit,
+        fill=fill,
+        mask=mask,
+        missing=read_frames(missing) if missing else (),
+        before=before,
+        after=after,
+        between=between,
+        loop=loop,
+        strength=strength,
+        window=window,
+        overlap=overlap,
+        sampler=sampler,
+    )
+    made, notes = write_samples(Path(words[0]), asked, format, fps, out, plugin or [], device, progress(), begins)
     for note in notes:
         typer.echo(note, err=True)
     if json:
@@ -95,3 +130,16 @@ def read_actions(text: str) -> tuple[int, ...]:
     if not numbers or not all(number.isdecimal() for number in numbers):
         raise InputError(field="--actions", problem="must be whole numbers, one per frame", got=text, allowed="0,0,1,1")
     return tuple(map(int, numbers))
+
+
+def read_frames(text: str) -> tuple[int, ...]:
+    """`3,4,7` or `3-7`, numbers of frames from 0."""
+    from mutoscope.core.errors import InputError
+
+    found: list[int] = []
+    for word in text.replace(",", " ").split():
+        low, _, high = word.partition("-")
+        if not low.isdecimal() or not (high or low).isdecimal() or int(high or low) < int(low):
+            raise InputError(field="--missing", problem="must be frames from 0", got=text, allowed="3,4,7 or 3-7")
+        found += range(int(low), int(high or low) + 1)
+    return tuple(dict.fromkeys(found))

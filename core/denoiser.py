@@ -22,6 +22,8 @@ class Denoiser(Component, nn.Module, ABC):
     role: ClassVar[str] = "denoiser"
     uses_known: ClassVar[bool] = False
     """Whether clean tokens at known places (`conditioning.known`) are used."""
+    known_at: ClassVar[tuple[str, ...]] = ()
+    """The places, of `core.showing.PLACES`, at which it uses them; any where empty."""
 
 
 class LevelDenoiser(Denoiser):

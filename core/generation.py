@@ -15,7 +15,7 @@ from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.request import Request
 from mutoscope.core.settings import Precision
-from mutoscope.core.showing import goes_on_from, known_tokens, place_of, told_places
+from mutoscope.core.showing import declined, goes_on_from, known_tokens, place_of, told_places
 from mutoscope.core.training.views import shown as resized
 from mutoscope.core.values import Batch, Conditioning, Grid, Known, Latents, Tokens
 from mutoscope.core.windows import extent, made_by_windows, streamed
@@ -176,25 +176,6 @@ def _told(
     if model.sampler.goes_on_from == "told" and place not in told_places(model):
         return told
     return replace(told, known=known)
-
-
-def declined(model: Model, place: str) -> str:
-    """Why a model does not make the rest of a video of which such a place stays, in words."""
-    shown = {
-        "first": "its first frames",
-        "last": "its last frames",
-        "ends": "its ends",
-        "frames": "some of its frames",
-        "regions": "parts of its frames",
-    }[place]
-    told = told_places(model)
-    if model.sampler.goes_on_from == "earlier":
-        return (
-            f"{model.sampler.name} makes one thing after another and goes on from first frames only, not from {shown}"
-        )
-    if told:
-        return f"{model.denoiser.name} has learned to go on from {', '.join(told)}, not from {shown} of a video"
-    return f"{model.denoiser.name} has not learned to go on from {shown}, and {model.sampler.name} needs it to"
 
 
 def _edited(

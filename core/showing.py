@@ -40,7 +40,8 @@ def told_places(model: Model) -> tuple[str, ...]:
     known = [fact for fact in facts if fact.known]
     if not known or not model.denoiser.uses_known:
         return ()
-    return PLACES if any(not fact.places for fact in known) else tuple({p for fact in known for p in fact.places})
+    shown = {p for fact in known for p in fact.places or PLACES}
+    return tuple(p for p in PLACES if p in shown and p in (model.denoiser.known_at or PLACES))
 
 
 def goes_on_from(model: Model, place: str) -> bool:
@@ -51,6 +52,25 @@ def goes_on_from(model: Model, place: str) -> bool:
     if way == "all" or (place == "first" and any(c.sees for c in model.conditioners)):
         return True
     return place == "first" if way == "earlier" else place in told_places(model)
+
+
+def declined(model: Model, place: str) -> str:
+    """Why a model does not make the rest of a video of which such a place stays, in words."""
+    shown = {
+        "first": "its first frames",
+        "last": "its last frames",
+        "ends": "its ends",
+        "frames": "some of its frames",
+        "regions": "parts of its frames",
+    }[place]
+    told = told_places(model)
+    if model.sampler.goes_on_from == "earlier":
+        return (
+            f"{model.sampler.name} makes one thing after another and goes on from first frames only, not from {shown}"
+        )
+    if told:
+        return f"{model.denoiser.name} has learned to go on from {', '.join(told)}, not from {shown} of a video"
+    return f"{model.denoiser.name} has not learned to go on from {shown}, and {model.sampler.name} needs it to"
 
 
 def known_tokens(model: Model, video: Tensor, stays: Tensor, least: bool = True) -> Known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from mutoscope.core.component import Facts
+from mutoscope.core.denoiser import FrameDenoiser
 from mutoscope.core.errors import InputError, MutoscopeError
-from mutoscope.core.facts import ConditioningFact, LatentFact, TokenFact
-from mutoscope.core.model import Model
+from mutoscope.core.facts import LatentFact, TokenFact
+from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.randomness import Draw
+from mutoscope.core.request import Request
+from mutoscope.core.showing import declined, goes_on_from, latent_fact, place_of, told_places
 from mutoscope.core.values import Batch, Conditioning
 from mutoscope.registry.assembly import assemble
 from mutoscope.registry.catalog import Catalog
@@ -22,10 +25,22 @@ from mutoscope.registry.counting import UNRUNNABLE, forward_flops, latent_values
 from mutoscope.registry.fit import covering
 from mutoscope.registry.pretrained import is_pretrained, pretrained_stages
 from mutoscope.registry.recipe import load_recipe
+from mutoscope.registry.samplers import EDIT, other_sampler
 from mutoscope.registry.stages import Stage
 
 ASKED = {"prompt": "text to video", "label": "class to video", "actions": "actions to video"}
 """Fields of a batch that a request fills, and what it is called to ask for video by them."""
+PLACED = {
+    "animate an image": "first",
+    "extend a video": "first",
+    "extend it backward": "last",
+    "connect two videos": "ends",
+    "loop": "ends",
+    "long video by windows": "first",
+    "fill in frames": "frames",
+    "fill in regions": "regions",
+}
+"""Tasks that go on from video, and the place of it that stays."""
 REACH = 4
 """How many times a training clip's frames are looked at for other durations."""
 
@@ -42,15 +57,20 @@ class Task:
 def tasks_of(folder: Path, plugins: Sequence[Path] = ()) -> list[Task]:
     """The tasks of a run or a pretrained folder, without loading its weights. Raises InputError."""
     if is_pretrained(folder):
-        return tasks(pretrained_stages(folder, Catalog.load(plugins)))
+        catalog = Catalog.load(plugins)
+        return tasks(pretrained_stages(folder, catalog), catalog)
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"{folder} is not a run folder: it has no recipe.yaml")
     recipe = load_recipe(folder / "recipe.yaml")
-    return tasks(assemble(recipe, Catalog.load([*plugins, *recipe.plugins]), "meta").stages)
+    catalog = Catalog.load([*plugins, *recipe.plugins])
+    return tasks(assemble(recipe, catalog, "meta").stages, catalog)
 
 
-def tasks(stages: Sequence[Stage]) -> list[Task]:
-    """What stages on the meta device can be asked for together; the last one gives the video."""
+def tasks(stages: Sequence[Stage], catalog: Catalog) -> list[Task]:
+    """What stages on the meta device can be asked for together; the last one gives the video.
+
+    catalog: where other samplers and parts that would do are looked for.
+    """
     for stage in stages:
         if lacking := stage.whole.lacks():
             return [Task("video", False, f"{stage.name or 'the model'} has no {lacking[0]}, so nothing is generated")]
@@ -61,7 +81,8 @@ def tasks(stages: Sequence[Stage]) -> list[Task]:
         _image(last),
         _durations(last),
         _sizes(last),
-        _known(models),
+        *(_placed(task, place, models, catalog) for task, place in PLACED.items()),
+        _edit(last.whole, catalog),
         _guidance(models),
     ]
 
@@ -127,11 +148,114 @@ def _asked(field: str, models: Sequence[Model]) -> Task:
     return Task(ASKED[field], False, f"no conditioner reads {field}; there is {_listed(_conditioners(models))}")
 
 
-def _known(models: Sequence[Model]) -> Task:
-    names = [c.name for m in models for c in m.conditioners if _fact(c.facts()).known]
-    if names:
-        return Task("known frames", True, f"{_listed(names)} gives clean tokens at known places")
-    return Task("known frames", False, "no conditioner gives clean tokens at known places")
+# Tasks that begin from video
+
+
+def _placed(task: str, place: str, models: Sequence[Model], catalog: Catalog) -> Task:
+    """A task that goes on from video, of which a place stays: every stage is to do it."""
+    why: list[str] = []
+    for model in models:
+        fact = latent_fact(model)
+        if task == "animate an image" and not fact.causal and fact.stride[0] > 1 and not _sees(model):
+            return Task(task, False, f"{model.autoencoder.name} codes {fact.stride[0]} frames together: show as many")
+        reads = model.denoiser.reads if isinstance(model.denoiser, FrameDenoiser) else 1
+        if task == "animate an image" and reads > 1:
+            return Task(task, False, f"{model.denoiser.name} goes on from {reads} frames: show as many")
+        if goes_on_from(model, place):
+            why.append(_how(model, place))
+        elif (other := other_sampler(model, catalog, place)) is not None:
+            why.append(f"by the sampler {other.name}, in the place of {model.sampler.name}")
+        else:
+            return Task(task, False, f"{declined(model, place)}{_who(model, place, catalog)}")
+    return Task(task, True, " and ".join(dict.fromkeys(why)))
+
+
+def _how(model: Model, place: str) -> str:
+    if place in told_places(model):
+        return f"{model.denoiser.name} has learned to be told of known tokens there"
+    if model.sampler.goes_on_from == "told":
+        return f"{_listed([c.name for c in model.conditioners if c.sees])} looks at first frames"
+    return f"{model.sampler.name} goes on from them"
+
+
+def _sees(model: Model) -> bool:
+    return any(c.sees for c in model.conditioners)
+
+
+def _who(model: Model, place: str, catalog: Catalog) -> str:
+    """What could, in words: the same network told of known tokens, other networks of its kind, or other samplers."""
+    able = [name for name, cls in catalog.classes("sampler").items() if cls.goes_on_from == "all"]  # type: ignore[attr-defined]
+    if model.sampler.goes_on_from == "earlier":
+        return f"; models that {_listed(able)} sample could"
+    kinds = type(model.denoiser).capabilities()
+    told = [
+        name
+        for name, cls in catalog.classes("denoiser").items()
+        if cls.capabilities() == kinds and _told_at(cls, place)
+    ]
+    if model.denoiser.name in told:
+        return "; the conditioner known, in training, would teach it"
+    return (
+        f"; {_listed(told)} could, with the conditioner known"
+        if told
+        else f"; models that {_listed(able)} sample could"
+    )
+
+
+def _told_at(cls: Any, place: str) -> bool:
+    """Whether networks of a class use clean tokens at a place."""
+    return cls.uses_known and (not cls.known_at or place in cls.known_at)
+
+
+def _edit(model: Model, catalog: Catalog) -> Task:
+    task = "edit a video"
+    if model.sampler.uses_source:
+        return Task(task, True, f"{model.sampler.name} begins from it")
+    other = other_sampler(model, catalog, EDIT)
+    if other is not None:
+        return Task(task, True, f"by the sampler {other.name}, in the place of {model.sampler.name}")
+    kinds = sorted({name for name, cls in catalog.classes("sampler").items() if cls.uses_source})  # type: ignore[attr-defined]
+    return Task(
+        task, False, f"{model.sampler.name} begins from nothing; {_listed(kinds)} begins from a video, with diffusion"
+    )
+
+
+def prepare(model: Model | Cascade, request: Request, catalog: Catalog, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gives every stage a sampler that does what a request asks for, where its own does not; says so in words.
+
+    settings: of that sampler, such as a strength. Raises InputError where none of the catalogue does either.
+    """
+    place = None if request.stays is None else place_of(request.stays)
+    place = "ends" if request.loop else "first" if request.window and place is None else place
+    edits = request.source is not None and request.stays is None and not request.loop
+    notes = []
+    for name, stage in stages_of(model):
+        last = stage is stages_of(model)[-1][1]
+        if (edits and not last) or (not edits and place is None):
+            continue
+        does = stage.sampler.uses_source if edits else goes_on_from(stage, place or "")
+        if does and not settings:
+            continue
+        own = _said_of_sampler(model, name)
+        other = other_sampler(stage, catalog, EDIT if edits else str(place), settings, own)
+        if other is None:
+            why = (
+                _edit(stage, catalog).why
+                if edits
+                else f"{declined(stage, str(place))}{_who(stage, str(place), catalog)}"
+            )
+            raise InputError(why)
+        if other.name != stage.sampler.name:
+            notes.append(f"sampled with {other.name}, in the place of {stage.sampler.name}")
+        stage.sampler = other
+    return tuple(dict.fromkeys(notes))
+
+
+def _said_of_sampler(model: Model | Cascade, stage: str) -> object:
+    """What the recipe says of a stage's sampler."""
+    recipe: Any = model.recipe or {}
+    said = next((s for s in recipe.get("stages") or () if s.get("name") == stage), recipe)
+    return said.get("sampler")
 
 
 def _guidance(models: Sequence[Model]) -> Task:
@@ -153,11 +277,6 @@ def _told(model: Model) -> Conditioning:
     except (*UNRUNNABLE, MutoscopeError):
         null = Conditioning() if any(c.dropout > 0 for c in model.conditioners) else None
         return Conditioning(null=null)
-
-
-def _fact(facts: object) -> ConditioningFact:
-    found = [fact for fact in facts if isinstance(fact, ConditioningFact)]  # type: ignore[attr-defined]
-    return found[0] if found else ConditioningFact()
 
 
 # Shapes

@@ -37,6 +37,7 @@ class Dvdgan(OneStepDenoiser):
     name = "dvdgan"
     paper = "Clark et al. 2019, arXiv:1907.06571"
     uses_known = True
+    known_at = ("first",)
     tiny = {"content": 8, "width": 4, "multipliers": (2, 1)}  # noqa: RUF012
     mixes_batch = True
 

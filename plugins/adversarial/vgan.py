@@ -95,6 +95,7 @@ class VganImage(OneStepDenoiser):
     paper = "Vondrick et al. 2016, arXiv:1609.02612"
     entries = ("forward", "explained")
     uses_known = True
+    known_at = ("first",)
     tiny = {"width": 8, "doublings": 2}  # noqa: RUF012
     mixes_batch = True
 
