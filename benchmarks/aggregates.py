@@ -59,7 +59,7 @@ def across(scores: Mapping[str, Mapping[str, Sequence[float]]], seed: int = 0) -
     iqm = []
     for arm, values in table.items():
         resamples = stats.trim_mean(np.concatenate(drawn[arm], axis=1), 0.25, axis=1)
-        low, high = statistics._interval(resamples)
+        low, high = statistics.interval(resamples)
         value = statistics.interquartile_mean(np.concatenate(values))
         iqm.append({"arm": arm, "value": value, "low": min(low, value), "high": max(high, value)})
     improvement = []
@@ -68,7 +68,7 @@ def across(scores: Mapping[str, Mapping[str, Sequence[float]]], seed: int = 0) -
             np.mean([statistics.probability_of_improvement(x, y) for x, y in zip(table[a], table[b], strict=True)])
         )
         each = [_improvements(x, y) for x, y in zip(drawn[a], drawn[b], strict=True)]
-        low, high = statistics._interval(np.mean(each, axis=0))
+        low, high = statistics.interval(np.mean(each, axis=0))
         improvement.append({"a": a, "b": b, "value": value, "low": min(low, value), "high": max(high, value)})
     return {"metrics": metrics, "iqm": iqm, "improvement": improvement}
 
@@ -150,7 +150,7 @@ def scaling(points: Sequence[tuple[float, float]], resamples: int = 300, seed: i
         rows = rng.integers(0, len(compute), len(compute))
         if len(set(compute[rows])) >= 3:
             exponents.append(power_law(compute[rows], error[rows])[1])
-    low, high = statistics._interval(np.array(exponents)) if exponents else (b, b)
+    low, high = statistics.interval(np.array(exponents)) if exponents else (b, b)
     top = compute == compute.max()
     held = None
     if len(set(compute)) >= 5:

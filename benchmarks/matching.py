@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mutoscope.core.errors import InputError
-from mutoscope.registry.assembly import META, assemble, pass_over, phase_cost
+from mutoscope.registry.addresses import digest
+from mutoscope.registry.assembly import META, Assembled, assemble, pass_over, phase_cost
 from mutoscope.registry.building import Findings
 from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.counting import sampling_flops
 from mutoscope.registry.describe import describe
 from mutoscope.registry.recipe import Recipe
 
@@ -63,15 +65,34 @@ class Match:
     within: float = 0.05
 
 
-def costed(name: str, recipe: Recipe, catalog: Catalog) -> Arm:
-    """An arm with what it costs. Raises InputError where the recipe trains nothing."""
-    cost = describe(recipe, catalog)
+def costed(name: str, recipe: Recipe, catalog: Catalog, known: dict[str, Mapping[str, Any]] | None = None) -> Arm:
+    """An arm with what it costs. Raises InputError where the recipe trains nothing.
+
+    known: costs of recipes that differ in how they are sampled alone, to be taken from and added to: most of what is
+    counted, the steps of training, is the same for them.
+    """
+    known = {} if known is None else known
+    key = digest({k: v for k, v in recipe.data.items() if k not in ("name", "sampler", "metrics")})
+    sketch = assemble(recipe, catalog, device="meta")
+    if key in known:
+        cost = {**known[key], "name": recipe.name, **_sampled(sketch, known[key]["parts"])}
+    else:
+        cost = known[key] = describe(recipe, catalog)
     if not cost["phases"]:
         raise InputError(f"arm {name}: its recipe trains nothing, so there is nothing to compare")
-    sketch = assemble(recipe, catalog, device="meta")
     phase = sketch.plan.phases[-1]
     stage = next(s for s in sketch.stages if s.name == phase.stage)
     return Arm(name, recipe, {**cost, "batch": phase.descent.batch, "clip_tokens": stage.tokens})
+
+
+def _sampled(sketch: Assembled, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `describe` says of sampling, where all else of the parts is known."""
+    told, spent = dict(parts), []
+    for stage in sketch.stages:
+        at = f"{stage.name}." if stage.name else ""
+        told[f"{at}sampler"] = {**told[f"{at}sampler"], "type": stage.whole.sampler.name}
+        spent.append(sampling_flops(stage.whole, stage.facts, parts[f"{at}denoiser"]["flops"]))
+    return {"parts": told, "sampling_flops": None if None in spent else sum(spent)}
 
 
 # Budgets

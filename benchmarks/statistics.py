@@ -57,7 +57,7 @@ def clip_interval(clips: Sequence[float] | np.ndarray, seed: int = 0) -> Cell:
         low, high = wilson(float(values.sum()), len(values))
     else:
         low, high = bootstrap([values], seed)
-    return Cell(mean, low, high, len(values), 1, "clips only")
+    return Cell(mean, min(low, mean), max(high, mean), len(values), 1, "clips only")
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 def bootstrap(runs: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the mean, resampling runs, then clips within each run."""
-    return _interval(_resampled([np.asarray(r, np.float64)[None] for r in runs], seed)[:, 0])
+    return interval(_resampled([np.asarray(r, np.float64)[None] for r in runs], seed)[:, 0])
 
 
 def cell(runs: Sequence[np.ndarray], seed: int = 0) -> Cell:
@@ -83,14 +83,15 @@ def cell(runs: Sequence[np.ndarray], seed: int = 0) -> Cell:
     """
     n, seeds = sum(len(r) for r in runs), len(runs)
     means = np.array([np.mean(r) for r in runs], dtype=np.float64)
+    value = float(means.mean())
     if seeds < FEW:
-        low, high = _over_clips(runs, seed)
-        return Cell(float(means.mean()), low, high, n, seeds, "clips only")
-    if seeds < MANY:
-        low, high = student(means)
-        return Cell(float(means.mean()), low, high, n, seeds, "t over seeds")
-    low, high = bootstrap(runs, seed)
-    return Cell(float(means.mean()), low, high, n, seeds, "bootstrap over seeds and clips")
+        (low, high), basis = _over_clips(runs, seed), "clips only"
+    elif seeds < MANY:
+        (low, high), basis = student(means), "t over seeds"
+    else:
+        (low, high), basis = bootstrap(runs, seed), "bootstrap over seeds and clips"
+    # A resampled sum may round past the mean it is of.
+    return Cell(value, min(low, value), max(high, value), n, seeds, basis)
 
 
 def _over_clips(runs: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
@@ -127,7 +128,7 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], seed: int = 0) 
     draws = _resampled(
         [np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)]) for x, y in zip(a, b, strict=True)], seed
     )
-    low, high = _interval(draws[:, 1] - draws[:, 0])
+    low, high = interval(draws[:, 1] - draws[:, 0])
     return Difference(value, low, high, p, "", "paired bootstrap over seeds and clips")
 
 
@@ -182,6 +183,7 @@ def _resampled(runs: Sequence[np.ndarray], seed: int) -> np.ndarray:
     return total / len(runs)
 
 
-def _interval(draws: np.ndarray) -> tuple[float, float]:
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """Percentiles of resampled values."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

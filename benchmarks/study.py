@@ -320,14 +320,14 @@ def build_study(
     base: the recipe of arms that name none. arms: by name, what each changes by dotted key; a value may be a node that
     knows where it was written. file: the study's own, for errors.
     """
-    _check_names(list(arms))
-    said = Said(base, overrides, plugins, file)
-    resolved = {arm: said.arm(arm, changes) for arm, changes in arms.items()}
+    resolved = resolved_arms(base, arms, overrides, plugins, file)
     catalog = Catalog.load(
         list(dict.fromkeys([*plugins, *(p for one in resolved.values() for p in one.recipe.plugins)]))
     )
+    known: dict[str, Mapping[str, Any]] = {}
     built = [
-        one if one.videos else replace(costed(arm, one.recipe, catalog), aim=one.aim) for arm, one in resolved.items()
+        one if one.videos else replace(costed(arm, one.recipe, catalog, known), aim=one.aim)
+        for arm, one in resolved.items()
     ]
     if all(arm.videos for arm in built):
         raise InputError("a study trains at least one arm; compare videos with a finished run: `compare RUN DIR`")
@@ -346,6 +346,19 @@ def build_study(
         name, title, question, tuple(built), tuple(seeds), aim.kind if aim else "steps", protocol, show, untrained,
         catalog, tuple(notes), aim,
     )  # fmt: skip
+
+
+def resolved_arms(
+    base: str | None,
+    arms: Mapping[str, Mapping[str, Any]],
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Path] = (),
+    file: Recipe | None = None,
+) -> dict[str, Arm]:
+    """The arms with their recipes, nothing assembled yet."""
+    _check_names(list(arms))
+    said = Said(base, overrides, plugins, file)
+    return {arm: said.arm(arm, changes) for arm, changes in arms.items()}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mutoscope.benchmarks import aggregates, statistics
 from mutoscope.benchmarks.matching import Arm
-from mutoscope.benchmarks.reporting.words import short, signed
+from mutoscope.benchmarks.reporting.words import headline, short, signed
 from mutoscope.benchmarks.study import Study
 from mutoscope.core.errors import InputError
 from mutoscope.core.storage.journal import read_journal
@@ -85,11 +85,6 @@ def tabulate(
 def _said_budget(study: Study) -> float | None:
     """What every arm may spend, where the study says it and not its first arm."""
     return study.budget.amount if study.budget else None
-
-
-def headline(metrics: Sequence[str]) -> str | None:
-    """The metric that a verdict names: the first that asks for everything at once, else the first."""
-    return next((name for name in metrics if name.endswith(".all")), next(iter(metrics), None))
 
 
 def _fingerprints(rows: Sequence[Mapping[str, Any]], mix: bool) -> tuple[dict[str, str], list[str]]:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
-from mutoscope.benchmarks.reporting.words import best, worst
+from mutoscope.benchmarks.reporting.words import best, headline, worst
 
 ARMS = 8
 """Colours that the page has for arms; more arms use them again."""
@@ -24,6 +24,13 @@ WIDTH = 8.4
 """Inches, which the page scales to its column."""
 ROW = 0.30
 """Inches of an arm's row in a forest."""
+COSTS = (
+    ("training_flops", "training FLOPs"),
+    ("parameters", "denoiser parameters"),
+    ("sampling_calls", "network calls per clip"),
+    ("sampling_seconds", "seconds to sample a clip"),
+)
+"""What quality is plotted against, where arms differ in it by more than a hundredth."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mutoscope",
@@ -135,6 +142,147 @@ def earlier_curves(results: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(c["phase"] for c in told))
     panels = [([c for c in told if c["phase"] == name], "x", f"loss of {name}", "steps") for name in names]
     return _lines(panels, arms, "earlier", "Training curves of earlier phases") if panels else ""
+
+
+@rc_context(STYLE)
+def pareto(results: Mapping[str, Any]) -> str:
+    """The headline metric against what an arm costs, where arms differ in that; the line joins arms that no other beats
+    at their cost or below."""
+    metric = headline([cell["metric"] for cell in results["cells"]])
+    cells = {cell["arm"]: cell for cell in results["cells"] if cell["metric"] == metric}
+    panels = [
+        (key, label)
+        for key, label in COSTS
+        if _differ([arm[key] for arm in results["arms"] if arm["name"] in cells and arm[key]])
+    ]
+    if not panels or metric is None or len(cells) < 2:
+        return ""
+    arms = [arm["name"] for arm in results["arms"]]
+    lower = next(iter(cells.values()))["better"] == "lower"
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(WIDTH, 2.9 * rows + 0.2))
+    axes = figure.subplots(rows, 2, squeeze=False)
+    for ax, (key, label) in zip(axes.flat, panels, strict=False):
+        points = [(arm[key], arm["name"]) for arm in results["arms"] if arm[key] and arm["name"] in cells]
+        for x, arm in points:
+            cell = cells[arm]
+            ax.plot([x, x], [cell["low"], cell["high"]], color=_colour(arms, arm), linewidth=1.6, alpha=0.6, zorder=2)
+            ax.plot([x], [cell["value"]], "o", color=_colour(arms, arm), markersize=5.5, zorder=3)
+            if len(points) <= ARMS:
+                ax.annotate(arm, (x, cell["value"]), xytext=(5, 4), textcoords="offset points", fontsize=7.5)
+        front = _front([(x, cells[arm]["value"]) for x, arm in points], lower)
+        ax.plot(*zip(*front, strict=True), color=FAINT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+        if max(x for x, _ in points) > 3 * min(x for x, _ in points):
+            ax.set_xscale("log")
+            ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(EngFormatter(sep="\u2009"))
+        ax.margins(x=0.14)
+        ax.set_xlabel(label)
+        ax.set_title(f"{metric} {'↓' if lower else '↑'}", loc="left", fontsize=9)
+        ax.grid(axis="y")
+        ax.set_axisbelow(True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.19 / rows, top=1 - 0.1 / rows, wspace=0.22, hspace=0.55)
+    return _svg(figure, "pareto", f"{metric} against what the arms cost")
+
+
+def _differ(costs: Sequence[float]) -> bool:
+    """Whether some costs are more than a hundredth apart: budgets that were matched are not."""
+    return len(costs) > 1 and max(costs) > 1.01 * min(costs)
+
+
+def _front(points: Sequence[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
+    """The points that none is better than at their cost or below, from cheap to dear."""
+    sign = -1 if lower else 1
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -sign * p[1])):
+        if not front or sign * y > sign * front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+@rc_context(STYLE)
+def on_the_way(results: Mapping[str, Any]) -> str:
+    """Scores against training FLOPs, as each run took its budget: thin lines are seeds, thick ones their means."""
+    points = results["on the way"]
+    metrics = list(dict.fromkeys(p["metric"] for p in points))
+    first = headline(metrics)
+    chosen = [m for m in dict.fromkeys([first, *metrics]) if m][:4]
+    if not chosen:
+        return ""
+    arms = [arm["name"] for arm in results["arms"]]
+    flops = {arm["name"]: arm["training_flops"] for arm in results["arms"]}
+    rows = -(-len(chosen) // 2)
+    figure = Figure(figsize=(WIDTH, 2.6 * rows + 0.2))
+    axes = figure.subplots(rows, 2, squeeze=False)
+    for ax, metric in zip(axes.flat, chosen, strict=False):
+        for arm in arms:
+            mine = [p for p in points if (p["arm"], p["metric"]) == (arm, metric)]
+            scale = flops[arm] or 1.0
+            by_seed: dict[int, list[tuple[float, float]]] = {}
+            by_share: dict[float, list[float]] = {}
+            for p in mine:
+                by_seed.setdefault(p["seed"], []).append((p["share"] * scale, p["value"]))
+                by_share.setdefault(p["share"], []).append(p["value"])
+            for line in by_seed.values():
+                ax.plot(*zip(*sorted(line), strict=True), color=_colour(arms, arm), linewidth=0.7, alpha=0.4)
+            means = sorted((share * scale, float(np.mean(v))) for share, v in by_share.items())
+            if means:
+                ax.plot(*zip(*means, strict=True), "o-", color=_colour(arms, arm), linewidth=1.7, markersize=3.5)
+        ax.set_xlabel("training FLOPs" if all(flops.values()) else "share of the budget")
+        ax.xaxis.set_major_formatter(EngFormatter(sep="\u2009"))
+        ax.set_title(metric, loc="left", fontsize=9)
+        ax.grid(axis="y")
+        ax.set_axisbelow(True)
+    for ax in axes.flat[len(chosen) :]:
+        ax.set_visible(False)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.2 / rows, top=1 - 0.11 / rows, wspace=0.2, hspace=0.6)
+    return _svg(figure, "way", "Scores against training FLOPs on the way to the budget's end")
+
+
+@rc_context(STYLE)
+def fit(results: Mapping[str, Any]) -> str:
+    """Errors of all runs over compute, the power law through them, and what it predicted of the largest."""
+    told = results["fit"]
+    if not told or not told["law"]:
+        return ""
+    arms, law = [arm["name"] for arm in results["arms"]], told["law"]
+    figure = Figure(figsize=(WIDTH, 3.2))
+    ax = figure.add_axes((0.09, 0.17, 0.88, 0.75))
+    for point in told["points"]:
+        ax.plot([point["compute"]], [point["error"]], "o", color=_colour(arms, point["arm"]), markersize=4, alpha=0.8)
+    low, high = min(p["compute"] for p in told["points"]), law["largest"]
+    x = np.geomspace(low, high, 60)
+    ax.plot(x, law["a"] * (x / high) ** -law["b"] + law["c"], color=INK, linewidth=1.3)
+    if held := law["held out"]:
+        ax.plot([held["compute"]], [held["predicted"]], "x", color=INK, markersize=8, markeredgewidth=1.6)
+    ax.set_xscale("log")
+    _logarithmic(ax, [p["error"] for p in told["points"]])
+    ax.set_xlabel("training FLOPs of the compared phase")
+    ax.set_title(f"1 − {told['metric']}", loc="left", fontsize=9)
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+    return _svg(figure, "fit", "Error against compute with a power law")
+
+
+@rc_context(STYLE)
+def across(results: Mapping[str, Any]) -> str:
+    """Interquartile means of normalised scores, with intervals."""
+    told = results["across"]["iqm"]
+    if not told:
+        return ""
+    arms = [arm["name"] for arm in results["arms"]]
+    figure, (ax,) = _forest([len(told)], room=0.7)
+    ax.axvline(0, color=FAINT, linestyle=(0, (2, 2)), linewidth=1.1, zorder=1)
+    ax.axvline(1, color=FAINT, linewidth=1.1, zorder=1)
+    for place, one in enumerate(told):
+        _interval(ax, one, -place, _colour(arms, one["arm"]), filled=True)
+        ax.text(1.01, -place, one["arm"], transform=ax.get_yaxis_transform(), va="center", size=7.5)
+    ax.set_ylabel("all metrics ↑", rotation=0, ha="right", va="center")
+    ax.grid(axis="x")
+    ax.set_axisbelow(True)
+    return _svg(figure, "across", "Interquartile means across metrics with 95% intervals")
 
 
 @rc_context(STYLE)

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mutoscope.benchmarks.reporting import figures, words
+from mutoscope.benchmarks.reporting.tables import as_csv, as_latex, as_markdown
 from mutoscope.core.storage.atomic import write_text
 
 TEMPLATE, STYLE, SCRIPT = "report.html.jinja", "report.css", "report.js"
@@ -50,10 +51,33 @@ def render(results: Mapping[str, Any], folder: Path) -> str:
             "differences": Markup(figures.differences(results)),
             "curves": Markup(figures.curves(results)),
             "earlier": Markup(figures.earlier_curves(results)),
+            "pareto": Markup(figures.pareto(results)),
+            "way": Markup(figures.on_the_way(results)),
+            "fit": Markup(figures.fit(results)),
+            "across": Markup(figures.across(results)),
         },
+        downloads=_downloads(results),
         bases=list(dict.fromkeys(cell["basis"] for cell in results["cells"])),
         unreliable=any(not row["reliable"] for row in (*results["cells"], *results["references"])),
     )
+
+
+def _downloads(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Files that the page carries itself, as addresses that hold their content."""
+    made = (
+        ("scores.csv", "text/csv", as_csv(results), "every score, CSV"),
+        ("table.tex", "application/x-tex", as_latex(results), "the table, LaTeX"),
+        ("table.md", "text/markdown", as_markdown(results), "the table, Markdown"),
+    )
+    name = results["name"]
+    return [
+        {
+            "file": f"{name}-{file}",
+            "said": said,
+            "source": f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}",
+        }
+        for file, kind, text, said in made
+    ]
 
 
 def _text(name: str) -> str:

@@ -9,6 +9,11 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 """Which way is better."""
 
 
+def headline(metrics: Sequence[str]) -> str | None:
+    """The metric that a verdict names: the first that asks for everything at once, else the first."""
+    return next((name for name in metrics if name.endswith(".all")), next(iter(metrics), None))
+
+
 def best(rows: Sequence[Mapping[str, Any]], better: str) -> Mapping[str, Any] | None:
     """The row of the best value: of the floors, the one that a model must clear."""
     return (min if better == "lower" else max)(rows, key=lambda row: row["value"], default=None)

@@ -27,7 +27,8 @@ class WorldModel(FrameDenoiser):
     """An LSTM over latents and actions, and a linear layer to the next latents' density: the MDN-RNN.
 
     Ha & Schmidhuber 2018, sec. 2.2 and app. A.2, arXiv:1803.10122. The action is the conditioning by frame, that which
-    leads to the frame predicted. The forget gate is opened by one more.
+    leads to the frame predicted. The forget gate is opened by one more. Where a caption or a class is told, its pooled
+    vector stands beside every frame.
 
     width: of the LSTM. restart: it is also told, by a number, that a clip begins (the paper's Doom).
     """
@@ -48,10 +49,10 @@ class WorldModel(FrameDenoiser):
     ) -> None:
         super().__init__()
         check_frames(self.name, tokens)
-        self.width, self.restart, self.actions = width, restart, given.per_frame
+        self.width, self.restart, self.actions, self.told = width, restart, given.per_frame, given.pooled
         self.shape = (tokens.grid.rows * tokens.grid.columns, tokens.width)
         self.out = (self.shape[0], process.output_width(tokens))
-        inputs = self.shape[0] * self.shape[1] + given.per_frame + int(restart)
+        inputs = self.shape[0] * self.shape[1] + given.per_frame + given.pooled + int(restart)
         self.step = nn.Linear(inputs + width, 4 * width)
         self.say = nn.Linear(width, self.out[0] * self.out[1])
 
@@ -66,6 +67,9 @@ class WorldModel(FrameDenoiser):
         if self.actions:
             said = conditioning.per_frame
             given.append(h.new_zeros(len(h), self.actions) if said is None else said[:, min(t, said.shape[1] - 1)])
+        if self.told:
+            pooled = conditioning.pooled
+            given.append(h.new_zeros(len(h), self.told) if pooled is None else pooled.to(h.dtype))
         if self.restart:
             given.append(h.new_full((len(h), 1), float(t == 0)))
         i, f, o, new = self.step(torch.cat([*given, h], dim=1)).chunk(4, dim=-1)
