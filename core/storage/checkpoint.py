@@ -86,6 +86,8 @@ def write_checkpoint(
 def verify(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file is as it was written. Raises InputError naming what is not."""
     manifest_file = path / MANIFEST
+    if manifest_file.is_symlink():
+        raise InputError(f"{manifest_file}: is a link; the checkpoint is not used")
     try:
         manifest = _read_json(manifest_file)
         files = {str(name): (int(info["size"]), str(info["sha256"])) for name, info in manifest["files"].items()}

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from mutoscope.core.errors import InputError, WorkError, shown
 
-LARGEST_HEADER = 8 << 20
-"""Bytes. A header is names, shapes and offsets; a larger one is an attack or damage."""
+LARGEST_HEADER = 2 << 20
+"""Bytes. A header is names, shapes and offsets, about 100 bytes a tensor; a larger one is an attack or damage."""
+DENSEST = 1 / 3
+"""Brackets and commas that a byte of header may have: one of nothing but these becomes many times as much memory."""
 DTYPES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
     "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8",
@@ -80,7 +82,10 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(LARGEST_HEADER, size - 8):
                 raise InputError(f"{path}: damaged: not a safetensors file of {size} bytes")
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            text = file.read(length)
+            if sum(map(text.count, (b"[", b"{", b","))) > 64 + DENSEST * length:
+                raise InputError(f"{path}: damaged header: not a table of tensors")
+            header = json.loads(text, object_pairs_hook=_unique)
     except OSError as bad:
         raise InputError(f"{path}: {bad.strerror}") from None
     except (ValueError, RecursionError) as bad:

@@ -149,10 +149,10 @@ class Training:
             parameter.requires_grad_(False)
         if descent.compile:
             learner._compiled_call_impl = None
-        self._keep(phase, model, records)
-        reach("phase.kept")
         self.position.phase, self.position.step = self.position.phase + 1, 0
         self._save(None, None)
+        self._keep(phase, model, records)  # after the run's own checkpoint: what it made itself is not taken from there
+        reach("phase.kept")
 
     def _steps(
         self, phase: Phase, turns: Turns, feed: Feed, journal: Journal, stop: Stop, records: list[dict[str, Any]]
