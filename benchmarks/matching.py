@@ -232,7 +232,7 @@ def _sized(arm: Arm, match: Match, amount: float, catalog: Catalog) -> tuple[Rec
 
     width, depth = start.get("width", 1), start.get("depth", 1)
     step = start["heads"] * 2 if start.get("heads") else 2
-    grain = max(step, gcd(width, 16)) if "width" in by else 1
+    grain = max(step, gcd(width, 8)) if "width" in by else 1
     depths = _depths(depth) if "depth" in by else [depth]
     for d in depths:
         if "width" in by:
