@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mutoscope.core.component import Component, Facts, Nested
-from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact
+from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact, LatentFact
 from mutoscope.core.model import GENERATING, ROLES, Model
 from mutoscope.core.objective import Objective
 from mutoscope.core.settings import Count, Size
@@ -96,13 +96,24 @@ class StageBuilder:
     def build(self, data: Mapping[str, Any], said: Sequence[Mapping[str, Any]], ledger: Ledger) -> list[Stage]:
         """All stages of a recipe, or the one of a recipe without."""
         if not said:
-            return [self._stage("", (), data, ledger, None)]
+            alone = self._stage("", (), data, ledger, None)
+            self._check_last(alone, data)
+            return [alone]
         stages, earlier = [], None
         for i, stage in enumerate(said):
             stages.append(self._stage(stage["name"], ("stages", i), stage, ledger, earlier))
             clip = stages[-1].facts.get(ClipFact)
             earlier = EarlierFact(clip.channels, clip.frames, clip.size) if clip else None
+        if stages:
+            self._check_last(stages[-1], said[-1])
         return stages
+
+    def _check_last(self, stage: Stage, said: Mapping[str, Any]) -> None:
+        """Nothing is generated where the last stage's latents are not video's."""
+        latents = stage.facts.get(LatentFact)
+        if latents is not None and not latents.decodes and said.get("sampler") is not None:
+            place = (*stage.path, "autoencoder")
+            self.findings.problem(place, "its latents are not decoded; a further stage must make video of them")
 
     def _stage(
         self, name: str, path: Path, said: Mapping[str, Any], ledger: Ledger, earlier: EarlierFact | None
@@ -166,6 +177,11 @@ class StageBuilder:
         told = [
             fact for part in built if part is not None for fact in part.facts() if isinstance(fact, ConditioningFact)
         ]
+        widths = {fact.sequence for fact in told if fact.sequence}
+        if len(widths) > 1:
+            self.findings.problem(
+                path, f"sequences of several widths ({', '.join(map(str, sorted(widths)))}) do not merge"
+            )
         return built, ledger.publish([merged(told)], path)
 
     # Objectives

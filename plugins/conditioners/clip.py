@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from mutoscope.core.conditioner import Conditioner
 from mutoscope.core.errors import InputError, nearest
 from mutoscope.core.facts import Captioned, ClipFact, ConditioningFact
+from mutoscope.core.layers.bpe import VOCABULARY, cut, distinct, ids_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Natural, Share
 from mutoscope.core.values import Batch, Conditioning
-from mutoscope.plugins.conditioners.bpe import VOCABULARY, cut, distinct, ids_of
 
 REMEMBERED = 4096
 """Prompts whose features are kept."""

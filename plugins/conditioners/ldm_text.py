@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mutoscope.core.conditioner import Conditioner
 from mutoscope.core.facts import Captioned, ClipFact, ConditioningFact
+from mutoscope.core.layers.bpe import VOCABULARY, cut, ids_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Depth, Heads, Share, Width
 from mutoscope.core.values import Batch, Conditioning
-from mutoscope.plugins.conditioners.bpe import VOCABULARY, cut, ids_of
 
 
 @final

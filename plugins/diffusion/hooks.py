@@ -29,12 +29,14 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.diffusion.unets.adm_classifier import AdmClassifier
     from mutoscope.plugins.diffusion.unets.ddpm_unet import DdpmUNet
     from mutoscope.plugins.diffusion.unets.ddpmpp import DdpmPlusPlus
+    from mutoscope.plugins.diffusion.unets.glide import Glide
     from mutoscope.plugins.diffusion.unets.ldm_unet import LdmUNet
     from mutoscope.plugins.diffusion.unets.multiscale import Multiscale
     from mutoscope.plugins.diffusion.unets.ncsnpp import NcsnPlusPlus
+    from mutoscope.plugins.diffusion.unets.unclip_upsampler import UnclipUpsampler
     from mutoscope.plugins.diffusion.variational import Variational
 
-    image = [DdpmUNet, Adm, LdmUNet, DdpmPlusPlus, NcsnPlusPlus, Multiscale, AdmClassifier]
+    image = [DdpmUNet, Adm, Glide, UnclipUpsampler, LdmUNet, DdpmPlusPlus, NcsnPlusPlus, Multiscale, AdmClassifier]
     objectives = [ImprovedDdpm, Edm, Variational, ClassifyNoisy]
     samplers = [EdmSampler, DpmSolverPp, Sdedit, Repaint, ClassifierGuided, Binomial]
     return [*image, *objectives, *samplers, Dit, UNet3d, Flow, Ddpm, Euler, Heun, Ancestral, Ddim]

@@ -13,7 +13,7 @@ from mutoscope.core.dataset import Dataset
 from mutoscope.core.errors import DataError, InputError
 from mutoscope.core.facts import ClipFact
 from mutoscope.core.randomness import key
-from mutoscope.core.settings import Count, Natural, Positive, Size
+from mutoscope.core.settings import Count, Natural, Positive, Share, Size
 from mutoscope.core.values import Batch
 from mutoscope.plugins.world.drawing import draw
 from mutoscope.plugins.world.language import Style, caption
@@ -35,9 +35,11 @@ class Shapes(Dataset):
 
     frames, size (rows, columns), fps: of a clip; a wider size shows more of the same world. sizes: a list of
     [frames, rows, columns] to draw from instead, for packed training. laws, events: drawn from with equal chance.
-    objects: fewest and most. caption: style; variants: wordings. clips: length of the training split; held: of every
-    other. keep: bytes of drawn clips kept in memory. Labels are colour x shape of the first object; actions are given
-    by the laws `agent` and `grid`, and are zero elsewhere.
+    objects: fewest and most. caption: style; variants: wordings. asked: style of the captions of all splits but the
+    training one, where it is another. described: share of training clips that come with a short and a descriptive
+    caption besides, in `Batch.texts`. clips: length of the training split; held: of every other. keep: bytes of drawn
+    clips kept in memory. Labels are colour x shape of the first object; actions are given by the laws `agent` and
+    `grid`, and are zero elsewhere.
     """
 
     name = "shapes"
@@ -59,6 +61,8 @@ class Shapes(Dataset):
         background: Background = "plain",
         caption: Style = "short",
         variants: Annotated[int, Ge(1), Le(3)] = 1,
+        asked: Style | None = None,
+        described: Share = 0.0,
         clips: Count = 12000,
         held: Count = 1000,
         keep: Natural = 1 << 30,
@@ -82,6 +86,7 @@ class Shapes(Dataset):
             for view in self.views
         )
         self.fps, self.style, self.variants = fps, caption, variants
+        self.asked, self.described = asked or caption, described
         self.lengths = {"train": clips}
         self.held = held
         self.clip_fact = ClipFact(
@@ -134,10 +139,27 @@ class Shapes(Dataset):
             actions=actions,
             state=scenes,
             clips=tuple(int(i) for i in indices),
+            texts=self._texts(split, indices, scenes) if self.described else None,
         )
 
+    def _texts(self, split: str, indices: Sequence[int], scenes: Sequence[Scene]) -> dict[str, tuple[str, ...]]:
+        """Short and descriptive captions of the clips that have them."""
+        chosen = [split == "train" and self._words("described", i).uniform() < self.described for i in indices]
+        return {
+            style: tuple(
+                caption(scene, style, self._words(f"{split} {style}", i), self.variants) if has else ""
+                for i, scene, has in zip(indices, scenes, chosen, strict=True)
+            )
+            for style in ("short", "descriptive")
+        }
+
+    def _words(self, what: str, index: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=key(VERSION, "words", what, int(index))))
+
     def fingerprint(self) -> str:
-        return f"{VERSION}:{key(repr(self.worlds), self.style, self.variants, self.lengths, self.held):016x}"
+        said = (repr(self.worlds), self.style, self.variants, self.lengths, self.held)
+        more = (self.asked, self.described) if (self.asked, self.described) != (self.style, 0.0) else ()
+        return f"{VERSION}:{key(*said, *more):016x}"
 
     def _world(self, split: str, index: int) -> World:
         return self.worlds[key(VERSION, "size", split, index) % len(self.worlds)]
@@ -154,8 +176,8 @@ class Shapes(Dataset):
         for world, wanted in missing.items():
             scenes = [world.scene(split, i) for i in wanted]
             for i, scene, video in zip(wanted, scenes, draw(scenes), strict=True):
-                words = np.random.Generator(np.random.Philox(key=key(VERSION, "words", split, i)))
-                made[i] = (video, scene, caption(scene, self.style, words, self.variants))
+                style = self.style if split == "train" else self.asked
+                made[i] = (video, scene, caption(scene, style, self._words(split, i), self.variants))
                 if self._bytes + video.nbytes <= self.keep:
                     self._kept[split, i] = made[i]
                     self._bytes += video.nbytes

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from mutoscope.core.errors import InputError
 from mutoscope.core.facts import ClipFact
+from mutoscope.core.layers.bpe import ids_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Batch
-from mutoscope.plugins.conditioners.bpe import ids_of
 from mutoscope.plugins.conditioners.clip import Clip
 
 open_clip = pytest.importorskip("open_clip")

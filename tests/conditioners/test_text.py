@@ -11,9 +11,9 @@ import torch
 
 from mutoscope.core.errors import InputError
 from mutoscope.core.facts import ClipFact
+from mutoscope.core.layers.bpe import VOCABULARY, cut, ids_of
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Batch
-from mutoscope.plugins.conditioners.bpe import VOCABULARY, cut, ids_of
 from mutoscope.plugins.conditioners.text import IdTable, Text
 
 CLIP = ClipFact(channels=3, frames=8, size=(16, 16))
@@ -42,7 +42,7 @@ def test_ids_are_open_clips() -> None:
 
 def test_tokens_do_not_bring_the_whole_of_open_clip() -> None:
     code = (
-        "import sys; from mutoscope.plugins.conditioners.bpe import ids_of; ids_of('a red circle');"
+        "import sys; from mutoscope.core.layers.bpe import ids_of; ids_of('a red circle');"
         "print([m for m in ('open_clip', 'timm', 'torchvision') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -26,7 +26,7 @@ class U(nn.Module):
     """Levels of `depth` steps on the way down and depth + 1 on the way up. Ho et al. 2020, app. B.
 
     widths: channels of the levels; rows and columns halve between them. block(channels, out) makes a residual block,
-    attention(channels) an attention, at levels whose stride is in `attend` and in the middle; down(channels),
+    attention(channels) an attention or None, at levels whose stride is in `attend` and in the middle; down(channels),
     up(channels) change size.
     """
 
@@ -37,7 +37,7 @@ class U(nn.Module):
         depth: int,
         attend: Sequence[int],
         block: Callable[[int, int], Residual],
-        attention: Callable[[int], nn.Module],
+        attention: Callable[[int], nn.Module | None],
         down: Callable[[int], Halve | Residual],
         up: Callable[[int], nn.Module],
     ) -> None:

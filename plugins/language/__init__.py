@@ -1,0 +1,1 @@
+"""Language: what is written of clips, and what is made of prompts."""

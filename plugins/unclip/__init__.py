@@ -1,0 +1,1 @@
+"""unCLIP: priors over image embeddings, a decoder of them, upsamplers."""

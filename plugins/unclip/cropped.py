@@ -1,0 +1,89 @@
+"""The `cropped` objective: a network of convolutions learns from crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, final
+
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor, nn
+
+from mutoscope.core.component import Nested
+from mutoscope.core.denoiser import LevelDenoiser
+from mutoscope.core.errors import InputError
+from mutoscope.core.objective import Objective
+from mutoscope.core.randomness import Draw
+from mutoscope.core.values import Conditioning, Example, Grid, Losses, Tokens
+
+
+@final
+class Cropped(Objective):
+    """Another objective on a crop of every clip, its own in each step. Ramesh et al. 2022, sec. 2.1: the upsamplers
+    learn from crops of a quarter of the picture, and serve whole ones.
+
+    Conditioning cells are cropped alike; what is said of the whole clip stays.
+
+    side: of a crop, as a share of the rows and of the columns; all frames stay. objective: the one that is descended.
+    """
+
+    name = "cropped"
+    paper = "Ramesh et al. 2022, arXiv:2204.06125"
+    accepts = LevelDenoiser
+    tiny: ClassVar[dict[str, Any]] = {"objective": Nested("ddpm")}
+
+    def __init__(
+        self,
+        *,
+        side: Annotated[float, Gt(0.0), Le(1.0)] = 0.5,
+        objective: Objective = Nested("improved_ddpm"),  # type: ignore[assignment]
+    ) -> None:
+        super().__init__()
+        self.side, self.objective = side, objective
+        self.process = objective.process
+
+    def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
+        """Raises InputError on packed tokens and on known ones, which a crop would tear."""
+        tokens, told = example.tokens, example.conditioning
+        assert tokens is not None
+        if not tokens.regular or told.known is not None:
+            raise InputError(field="objective", problem="cropped needs clips of one size, and none that is known")
+        t, rows, columns = tokens.grids[0]
+        small = Grid(t, max(1, round(rows * self.side)), max(1, round(columns * self.side)))
+        start = (
+            draw.uniform("crop", 2)
+            * torch.tensor([rows - small.rows + 1, columns - small.columns + 1], device=tokens.device)
+        ).long()
+        cut = Tokens.canvas(small, len(tokens), tokens.device).from_grid(window(tokens.as_grid(), start, small))
+        cells = self._cells(told, tokens.grids[0], start, small)
+        told = replace(cells, null=None if told.null is None else self._cells(told.null, tokens.grids[0], start, small))
+        return self.objective.loss(learner, Example(cut, told, example.batch), draw, turn)
+
+    def _cells(self, told: Conditioning, grid: Grid, start: Tensor, small: Grid) -> Conditioning:
+        if told.cells is None:
+            return told
+        tall, wide = told.cells.shape[3] // grid.rows, told.cells.shape[4] // grid.columns
+        scaled = start * torch.tensor([tall, wide], device=start.device)
+        size = Grid(told.cells.shape[2], small.rows * tall, small.columns * wide)
+        return replace(told, cells=window(told.cells, scaled, size))
+
+    def facts(self) -> Iterable[Any]:
+        return self.objective.facts()
+
+    def begin(self, learner: Any) -> None:
+        self.objective.begin(learner)
+
+    def opponents(self) -> dict[str, nn.Module]:
+        return self.objective.opponents()
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        return self.objective.turns(step)
+
+
+def window(grid: Tensor, start: Tensor, size: Grid) -> Tensor:
+    """B D T H W cut to the rows and columns of `size`, each clip from its own start, B 2."""
+    y = start[:, :1] + torch.arange(size.rows, device=grid.device)
+    x = start[:, 1:] + torch.arange(size.columns, device=grid.device)
+    tall = grid.gather(3, y[:, None, None, :, None].expand(-1, *grid.shape[1:3], -1, grid.shape[4]))
+    return tall.gather(4, x[:, None, None, None, :].expand(-1, *tall.shape[1:4], -1))
