@@ -28,7 +28,7 @@ class Begins:
     animate: an image, or the first frame of a video. extend: a video, with so many frames before and after it. connect:
     two videos, with so many frames between. edit: a video. fill: a video, of which the mask's white pixels, or the
     frames listed as missing, are made. loop: the end leads back to the beginning. strength: of an edit, 0 to 1. window,
-    overlap: as of a request. sampler: a word for another sampler than the run's.
+    overlap, expand: as of a request. sampler: a word for another sampler than the run's.
     """
 
     animate: Path | None = None
@@ -46,6 +46,7 @@ class Begins:
     window: int | None = None
     overlap: int | None = None
     sampler: str | None = None
+    expand: bool = False
 
     def check(self) -> None:
         """Raises InputError on what does not go together."""
@@ -82,7 +83,7 @@ class Begins:
         def read(file: Path) -> Tensor:
             return read_video(file, size).expand(n, -1, -1, -1, -1)
 
-        request = replace(request, window=self.window, overlap=self.overlap, loop=self.loop)
+        request = replace(request, window=self.window, overlap=self.overlap, loop=self.loop, expand=self.expand)
         if self.animate:
             request = request.animating(read(self.animate)[:, :, :1], request.frames or frames)
         elif self.extend:

@@ -22,6 +22,7 @@ def run(
     frames: Annotated[int | None, typer.Option(min=1, help="Frames; one is an image.")] = None,
     size: Annotated[str | None, typer.Option(metavar="H W", help="Rows and columns: 32 48, or 32x48.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    expand: Annotated[bool, typer.Option("--expand", help="Make prompts longer first, by the run's writer.")] = False,
     image: Annotated[Path | None, typer.Option(help="Animate an image: it is the first frame.")] = None,
     extend: Annotated[Path | None, typer.Option(help="Extend a video, by --before or --after frames.")] = None,
     before: Annotated[int, typer.Option(min=0, help="Frames to make before the video to extend.")] = 0,
@@ -79,6 +80,7 @@ def run(
         window=window,
         overlap=overlap,
         sampler=sampler,
+        expand=expand,
     )
     made, notes = write_samples(Path(words[0]), asked, format, fps, out, plugin or [], device, progress(), begins)
     for note in notes:

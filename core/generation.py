@@ -48,6 +48,8 @@ def generate(model: Model | Cascade, request: Request) -> Generated:
         return video
 
     for part in request.parts():
+        part, said = _expanded(stages, part)
+        notes.update(dict.fromkeys(said))
         videos.append(made_by_windows(part, clip.frames, clip.size, sample))
     return Generated(torch.cat(videos), tuple(notes))
 
@@ -60,10 +62,26 @@ def stream(model: Model | Cascade, request: Request) -> Iterator[Tensor]:
     """
     stages = _generating(model)
     clip, (part, *more) = stages[-1][1].clip, request.parts()
+    part, _ = _expanded(stages, part)
     if more or request.source is not None or request.loop:
         raise InputError("a stream goes on without end from noise: no source, no loop, and at most `at_once` clips")
     part = replace(part, size=request.size or clip.size)
     return streamed(part, *extent(part, clip.frames), lambda asked, step: _window(stages, asked, step)[0])
+
+
+def _expanded(stages: list[tuple[str, Model]], part: Request) -> tuple[Request, tuple[str, ...]]:
+    """The request with prompts as the writer makes them, and notes. Raises InputError without a writer or prompts."""
+    if not part.expand:
+        return part, ()
+    writer = next((stage.writer for _, stage in stages if not stage.lacks(("writer",))), None)
+    if writer is None or part.prompts is None:
+        problem = "needs prompts" if writer is not None else "needs a writer, and this model has none"
+        raise InputError(field="expand", problem=problem)
+    draw = Draw(part.seed, "expand", 0, part.clips or tuple(range(len(part))), stages[0][1].device)
+    with torch.no_grad():
+        prompts = tuple(writer.eval().write(part.prompts, draw))
+    said = {f'"{short}" was expanded to "{long}"' for short, long in zip(part.prompts, prompts, strict=True)}
+    return replace(part, prompts=prompts), tuple(sorted(said))
 
 
 def _generating(model: Model | Cascade) -> list[tuple[str, Model]]:

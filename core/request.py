@@ -31,6 +31,8 @@ class Request:
     window: most frames that are sampled together; a longer video is made window by window, each going on from the last
     `overlap` frames before it, so that the memory of the device does not grow with the duration. overlap: by default
     just under half of the window. loop: the last frame leads on to the first.
+
+    expand: prompts are first made longer by the model's writer.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -49,6 +51,7 @@ class Request:
     window: int | None = None
     overlap: int | None = None
     loop: bool = False
+    expand: bool = False
 
     def __len__(self) -> int:
         given = {name: len(value) for name in EACH if (value := getattr(self, name)) is not None}

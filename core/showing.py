@@ -29,9 +29,9 @@ def _of_clip(frames: list[bool]) -> str:
     known = sum(frames)
     lead = next((i for i, told in enumerate(frames) if not told), len(frames))
     trail = next((i for i, told in enumerate(reversed(frames)) if not told), len(frames))
-    if known == len(frames):
-        return "frames"
-    return {lead: "first", trail: "last", lead + trail: "ends"}.get(known, "frames")
+    if known in (lead, trail) and known < len(frames):
+        return "first" if known == lead else "last"
+    return "ends" if known == lead + trail else "frames"
 
 
 def told_places(model: Model) -> tuple[str, ...]:

@@ -82,8 +82,9 @@ def filled(request: Request, window: int, overlap: int, sample: Sample, numbers:
     whole = stays.flatten(2).all(dim=2).all(dim=0)
     while not bool(whole.all()):
         span = next_window(whole.tolist(), window, overlap)
-        made = replace(request, source=video, stays=stays, window=None, overlap=None).within(span.slice)
-        video[:, :, span.slice] = sample(made, next(numbers))
+        asked = replace(request, source=video, stays=stays, window=None, overlap=None).within(span.slice)
+        assert asked.stays is not None
+        video[:, :, span.slice] = sample(replace(asked, stays=asked.stays.clone()), next(numbers))
         stays[:, span.slice] = True
         whole[span.slice] = True
     return video

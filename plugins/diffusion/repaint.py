@@ -75,7 +75,7 @@ class Repaint(LevelSampler):
         guided = Guided(self.process, denoiser, replace(conditioning, known=None), self.guidance, self.interval)
         walk = Walk(guided, canvas.with_values(None), self.width, self.times(), draw)
         a, s = walk.coefficients(0)
-        x = walk.fresh(-1) * (a * a + s * s) ** 0.5
+        x = draw.like(canvas, width=self.width) * (a * a + s * s) ** 0.5
         path = self.visited() if known is not None else list(range(self.steps + 1))
         for number, (now, then) in enumerate(zip(path, path[1:], strict=False)):
             z = walk.fresh(number)
