@@ -61,7 +61,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def finite(value: Any) -> Any:
     """JSON has no infinities: they are written as the words nan, inf, -inf."""
-    told = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return json.dumps(told, allow_nan=False) + "\n"
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps({key: finite(value) for key, value in record.items()}, allow_nan=False) + "\n"

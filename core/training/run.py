@@ -17,7 +17,7 @@ from mutoscope.core.model import Model, stages_of
 from mutoscope.core.randomness import key
 from mutoscope.core.storage.checkpoint import newest, prune, read_checkpoint, write_checkpoint
 from mutoscope.core.storage.failpoints import reach
-from mutoscope.core.storage.journal import Journal
+from mutoscope.core.storage.journal import Journal, finite
 from mutoscope.core.training.distribution import Processes
 from mutoscope.core.training.feed import BLOCK, Feed, Share
 from mutoscope.core.training.memory import shape_of, told
@@ -177,7 +177,8 @@ class Training:
                 records.append(record)
                 if self.processes.first:
                     journal.append(record)
-                self.progress.advance(self.position.step, {"loss": record.get("loss", record.get("learner.loss", 0.0))})
+                loss = float(record.get("loss", record.get("learner.loss", 0.0)))
+                self.progress.advance(self.position.step, {"loss": loss})
             else:
                 self.progress.advance(self.position.step)
             asked = self.processes.any(stop()) if self._meets(stop) else False
@@ -213,6 +214,8 @@ class Training:
         load_module(self.model, parts["model"], found)
         load_module(phase.objective, parts["objective"], found)
         load_players(turns, parts, state)
+        for player in turns.players.values():
+            player.optimizer.zero_grad(set_to_none=True)  # what was not finite would stay in the sums
         self.progress.note(f"{bad}; back to step {state['step']}, and on from step {self.position.step + 1}")
         self.position.step += 1
 
@@ -221,7 +224,7 @@ class Training:
         return stop.asked if self.processes.count == 1 else self.position.step % 10 == 0
 
     def _record(self, phase: Phase, log: Mapping[str, Tensor | float], spent: Mapping[str, float]) -> dict[str, Any]:
-        values = {name: float(value) for name, value in log.items()}
+        values = {name: finite(float(value)) for name, value in log.items()}
         return {
             "phase": phase.name,
             "step": self.position.step,
