@@ -42,13 +42,13 @@ class PriorObjective(Objective):
 
     name = "prior"
     paper = "Kingma & Welling 2014, arXiv:1312.6114"
-    accepts = OneStepDenoiser
+    accepts = Prior
 
     def __init__(self) -> None:
         super().__init__()
         self.process = OneStepProcess()
 
-    def loss(self, learner: OneStepDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
+    def loss(self, learner: Prior, example: Example, draw: Draw, turn: str) -> Losses:
         """Nats per value of the latents."""
         assert example.tokens is not None
         nats = 0.5 * (example.tokens.filled().float().square() + math.log(2 * math.pi)).mean()

@@ -20,8 +20,9 @@ from mutoscope.core.values import Batch, Conditioning
 
 RADIX = 256
 """An id is RADIX * high + low; see IdTable."""
-SPREAD = 0.1
-"""Standard deviation of the vectors of ids and places at first."""
+BRANCH = 0.1
+"""Share of a block's branches in the stream of words. At the rate at which a denoiser learns, branches of full size drown
+the words within a hundred steps, and what is told no longer tells prompts apart."""
 
 
 @final
@@ -30,12 +31,12 @@ class IdTable(nn.Module):
 
     The vector of RADIX * h + l is high[h] * low[l], element by element: distinct for all ids, with 449 rows instead of
     49,408, so that the optimizer's dense step costs nothing. Shi et al. 2020, arXiv:1909.02107, sec. 3.1. It learns as
-    fast as the whole table; small at first, as learned vectors of unit size would hardly turn in a short run.
+    fast as the whole table.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.high = nn.Parameter(SPREAD * torch.randn(-(-VOCABULARY // RADIX), width))
+        self.high = nn.Parameter(torch.randn(-(-VOCABULARY // RADIX), width))
         self.low = nn.Parameter(torch.randn(RADIX, width))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class IdTable(nn.Module):
 
 @final
 class TextBlock(nn.Module):
-    """Pre-norm transformer block that sees the whole prompt."""
+    """Pre-norm transformer block that sees the whole prompt. Its branches enter by a small fixed share, see BRANCH."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -58,8 +59,8 @@ class TextBlock(nn.Module):
         """x: U L D. mask: U 1 1 L, true for tokens that may be looked at."""
         q, k, v = rearrange(self.qkv(self.norm1(x)), "u l (three h d) -> three u h l d", three=3, h=self.heads)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(rearrange(seen, "u h l d -> u l (h d)"))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        x = x + BRANCH * self.out(rearrange(seen, "u h l d -> u l (h d)"))
+        return x + BRANCH * self.down(F.gelu(self.up(self.norm2(x))))
 
 
 @final
@@ -70,7 +71,8 @@ class Text(Conditioner):
     without prompts is told nothing: it gets the empty prompt. A prompt longer than `length` loses its end.
 
     width: of the features. depth: blocks. heads: divide the width. length: tokens of a prompt, start and end
-    included. pooling: the pooled vector is the mean over the prompt's tokens, or its last token, the end's.
+    included. pooling: the pooled vector is the sum over the prompt's tokens, in which one word counts for as much in a
+    long prompt as in a short one; their mean; or the last token, the end's.
     dropout: share of training clips that are told nothing, so that guidance is possible; 0 rules guidance out.
     """
 
@@ -85,7 +87,7 @@ class Text(Conditioner):
         depth: Depth = 2,
         heads: Heads = 4,
         length: Annotated[int, Ge(2)] = 32,
-        pooling: Literal["mean", "last"] = "mean",
+        pooling: Literal["sum", "mean", "last"] = "sum",
         dropout: Share = 0.1,
     ) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class Text(Conditioner):
             raise InputError(field="heads", problem=f"must divide the width {width}", got=heads)
         self.width, self.length, self.pooling, self.dropout = width, length, pooling, dropout
         self.table = IdTable(width)
-        self.places = nn.Parameter(SPREAD * torch.randn(length, width))
+        self.places = nn.Parameter(torch.randn(length, width))
         self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
@@ -104,8 +106,9 @@ class Text(Conditioner):
             x = block(x, mask[:, None, None, :])
         x = self.norm(x) * mask[..., None]
         counts = mask.sum(dim=1)
-        if self.pooling == "mean":
-            return x.sum(dim=1) / counts[:, None], x
+        if self.pooling != "last":
+            total = x.sum(dim=1)
+            return (total / counts[:, None] if self.pooling == "mean" else total), x
         return x[torch.arange(len(x), device=x.device), counts - 1], x
 
     def embed(self, batch: Batch, draw: Draw) -> Conditioning:

@@ -57,6 +57,10 @@ class EnvironmentSimulator(FrameDenoiser):
         check_frames(self.name, tokens)
         if not len(channels) == len(kernels) == len(pads) >= 1:
             raise ValueError("kernels: channels, kernels and pads are lists of one length")
+        if (asked := process.output_width(tokens)) != tokens.width:
+            raise ValueError(
+                f"gives {tokens.width} numbers per token, as its frames are; the objective asks for {asked}"
+            )
         (_, rows, columns), (_, j, k) = tokens.grid, tokens.patch
         self.patch, self.rows, self.width = tokens.patch, rows, width
         sizes, encoder, decoder = [(rows * j, columns * k)], [], []

@@ -71,11 +71,13 @@ def test_it_gives_sequence_pooled_and_ids() -> None:
 
 
 def test_the_pooled_vector_is_what_the_setting_says() -> None:
-    for pooling in ("mean", "last"):
+    for pooling in ("sum", "mean", "last"):
         told = text(pooling=pooling).embed(batch(), DRAW)
         for i, n in enumerate((7, 5)):
             own = told.sequence[i, :n]  # type: ignore[index]
-            torch.testing.assert_close(told.pooled[i], own.mean(0) if pooling == "mean" else own[-1])  # type: ignore[index]
+            torch.testing.assert_close(
+                told.pooled[i], {"sum": own.sum(0), "mean": own.mean(0), "last": own[-1]}[pooling]
+            )  # type: ignore[index]
 
 
 def test_a_prompt_does_not_depend_on_the_others() -> None:

@@ -1,14 +1,14 @@
 """A generator of recipes that pairs parts with parts, small, drawn from the catalogue; it knows no family.
 
-A row says one option for every role. Assembly is the judge of what fits: a row is built role by role, and left as soon
-as what stands so far is refused, so that a search among millions of rows takes seconds.
+A row says one option for every role. Assembly is the judge of what fits: of every row that it refuses, the options that
+its findings name are remembered as not fitting together, so that a search among millions of rows takes seconds.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from mutoscope.core.component import Component
@@ -20,6 +20,10 @@ from mutoscope.registry.recipe import Recipe
 from mutoscope.registry.wording import plain
 
 ROLES = ("data", "autoencoder", "patchifier", "conditioner", "objective", "denoiser", "sampler")
+SEARCHED = ("denoiser", "objective", "sampler", "autoencoder", "patchifier", "data", "conditioner")
+"""The same, in the order in which a row is thought of: what decides most comes first."""
+VIDEO = ROLES[:3]
+"""From video to tokens."""
 NONE = "none"
 """The option of a conditioner that is not there."""
 TRAINING = {"batch": 2, "lr": 1e-3, "phases": [{"learn": "denoiser", "steps": 1}]}
@@ -30,6 +34,8 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "objective": {"variational_bits": {"type": "variational", "chain": "binomial"}},
 }  # fmt: skip
 """Options beside every part's own `tiny`: settings without which another part would never fit."""
+BESIDE = {"classifier_guided": {"tower": "adm_classifier"}}
+"""What an option needs in the recipe besides the roles of a row."""
 
 Row = Mapping[str, str]
 Pair = frozenset[tuple[str, str]]
@@ -47,8 +53,10 @@ class Pairings:
     def __init__(self, catalog: Catalog, seed: int = 0) -> None:
         self.catalog, self.seed = catalog, seed
         self.hosted: dict[str, Any] = {}
-        self.judged: dict[tuple[str, ...], bool] = {}
+        self.refused: set[frozenset[tuple[str, str]]] = set()
         self.options = {role: self._options(role) for role in ROLES}
+        for words in product(*(self.options[role] for role in VIDEO)):  # cheap, and most of what never fits
+            self.refused.update(self.blamed(dict(zip(VIDEO, words, strict=True))))
 
     def _options(self, role: str) -> dict[str, Any]:
         if role == "data":
@@ -71,56 +79,61 @@ class Pairings:
         return part
 
     def recipe(self, row: Row) -> Recipe:
-        """The recipe of a row, or of its beginning, which then trains nothing."""
+        """The recipe of a row, or of some of its parts, which then train nothing."""
         said = {role: self.options[role][word] for role, word in row.items() if word != NONE}
-        return Recipe.of({**said, **({"training": TRAINING} if len(row) == len(ROLES) else {})})
+        for word in set(BESIDE) & set(row.values()):
+            said |= {role: self._small(role, name) for role, name in BESIDE[word].items()}
+        return Recipe.of({**said, **({"training": TRAINING} if "denoiser" in row else {})})
 
     def findings(self, row: Row) -> Findings:
         """What assembly has against a row."""
         return attempt(self.recipe(row), self.catalog, self.hosted)
 
-    def fits(self, row: Row) -> bool:
-        """Whether assembly has nothing against a row, or the beginning of one, as far as it goes."""
-        words = tuple(row.values())
-        if words not in self.judged:
-            found = self.findings(row)
-            said = [path for path, _, _ in found.problems if path[0] in row] + [m.path for m in found.mismatches]
-            self.judged[words] = not said
-        return self.judged[words]
-
     # Rows that fit
 
-    def legal(self, wanted: Row, covered: set[Pair], chance: random.Random, most: int = 400) -> dict[str, str] | None:
+    def legal(self, wanted: Row, covered: set[Pair], chance: random.Random, most: int = 24) -> dict[str, str] | None:
         """A row with what is wanted that fits, of new pairs by preference; None where `most` attempts find none."""
         left = [most]
 
         def grown(row: dict[str, str]) -> dict[str, str] | None:
             if len(row) == len(ROLES):
-                return row
-            role = ROLES[len(row)]
-            for word in self._ordered(role, row, wanted, covered, chance):
+                left[0] -= 1
+                row = {role: row[role] for role in ROLES}
+                blamed = self.blamed(row)
+                self.refused.update(blamed)
+                return None if blamed else row
+            role = SEARCHED[len(row)]
+            words = [word for word in self.options[role] if wanted.get(role) in (None, word, word.partition(":")[0])]
+            chance.shuffle(words)
+            for word in sorted(words, key=lambda word: -len(pairs_of({**row, role: word}) - covered)):
                 longer = {**row, role: word}
-                left[0] -= tuple(longer.values()) not in self.judged
-                if left[0] < 0:
-                    return None
-                if self.fits(longer) and (found := grown(longer)) is not None:
+                if left[0] > 0 and not self._hopeless({**wanted, **longer}) and (found := grown(longer)) is not None:
                     return found
+                if self._hopeless(row):
+                    return None
             return None
 
         return grown({})
 
-    def _ordered(self, role: str, row: Row, wanted: Row, covered: set[Pair], chance: random.Random) -> list[str]:
-        words = [w for w in self.options[role] if wanted.get(role) in (None, w, w.partition(":")[0])]
-        words = [word for word in words if self._meets(role, word, {**wanted, **row})]
-        chance.shuffle(words)
-        return sorted(words, key=lambda word: -len(pairs_of({**row, role: word}) - covered))
+    def blamed(self, row: Row) -> set[frozenset[tuple[str, str]]]:
+        """The options that do not fit together, in each finding that assembly has; none where the row fits."""
+        found = self.findings(row)
+        places = [{str(place[0]) for place in mismatch.involved} for mismatch in found.mismatches]
+        places = [roles - {"data"} if "autoencoder" in roles else roles for roles in places]  # a need is no size
+        for path, _, _ in found.problems:  # of one part, built from what those before it published
+            places.append(set(VIDEO if path[0] == "data" else ROLES[: ROLES.index(str(path[0])) + 1]))
+        return {frozenset((role, row[role]) for role in roles) for roles in places}
 
-    def _meets(self, role: str, word: str, known: Row) -> bool:
-        """Whether a part accepts the denoiser that is known or wanted, and the denoiser those that are."""
-        known = {**known, role: word}
-        denoiser = self._class("denoiser", known)
+    def _hopeless(self, row: Row) -> bool:
+        """Whether some options of a row, or of a part of one, are known not to fit together."""
+        said = set(row.items())
+        return not self._meets(row) or any(blamed <= said for blamed in self.refused)
+
+    def _meets(self, row: Row) -> bool:
+        """Whether objective and sampler, where they are known, accept the denoiser."""
+        denoiser = self._class("denoiser", row)
         for other in ("objective", "sampler"):
-            part: Any = self._class(other, known)
+            part: Any = self._class(other, row)
             if part is not None and denoiser is not None and not issubclass(denoiser, part.accepts):
                 return False
             if other == "objective" and part is not None and part.learns != "denoiser":
@@ -150,7 +163,7 @@ class Pairings:
         for one, other in combinations(ROLES, 2):
             for a in self._words(one):
                 for b in self._words(other):
-                    if frozenset({(one, a), (other, b)}) in covered or not self._meets(other, b, {one: a}):
+                    if frozenset({(one, a), (other, b)}) in covered:
                         continue
                     row = self.legal({one: a, other: b}, covered, chance)
                     if row is not None:
@@ -163,15 +176,19 @@ class Pairings:
         """Rows, whether they fit or not, until every pair of options has been in one; greedily, so about as few as
         the two longest roles have pairs."""
         chance = random.Random(self.seed)
-        left = {
-            frozenset({(one, a), (other, b)})
+        order = [
+            ((one, a), (other, b))
             for one, other in combinations(ROLES, 2)
             for a in self._words(one)
             for b in self._words(other)
-        }
-        made = 0
-        while left and (most is None or made < most):
-            begun = min(left, key=sorted) if made % 2 else max(left, key=sorted)
+        ]
+        chance.shuffle(order)
+        left, made = set(map(frozenset, order)), 0
+        for begun in order:
+            if frozenset(begun) not in left:
+                continue
+            if made == most:
+                return
             row: dict[str, str] = {}
             for role in sorted(ROLES, key=lambda role: role not in dict(begun)):
                 words = [dict(begun)[role]] if role in dict(begun) else self._words(role)
