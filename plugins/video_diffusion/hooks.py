@@ -8,11 +8,19 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.video_diffusion.continuous import Continuous
     from mutoscope.plugins.video_diffusion.depth_to_space import DepthToSpace
+    from mutoscope.plugins.video_diffusion.distil import Distil
+    from mutoscope.plugins.video_diffusion.distilled import Distilled
     from mutoscope.plugins.video_diffusion.joint_images import JointImages
     from mutoscope.plugins.video_diffusion.masked_frames import MaskedFrames
     from mutoscope.plugins.video_diffusion.noisy_earlier import NoisyEarlier
+    from mutoscope.plugins.video_diffusion.on_crops import OnCrops
+    from mutoscope.plugins.video_diffusion.oscillating import Oscillating
+    from mutoscope.plugins.video_diffusion.video_unet import VideoUNet
     from mutoscope.plugins.video_diffusion.walt import Walt
     from mutoscope.plugins.video_diffusion.zero_snr import ZeroSnr
 
-    return [Walt, ZeroSnr, JointImages, DepthToSpace, NoisyEarlier, MaskedFrames]
+    objectives = [Continuous, ZeroSnr, JointImages, OnCrops, Distil]
+    conditioners = [NoisyEarlier, DepthToSpace, MaskedFrames]
+    return [Walt, VideoUNet, *objectives, *conditioners, Oscillating, Distilled]
