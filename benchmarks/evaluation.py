@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -82,14 +82,29 @@ class Scored:
 
 @dataclass(frozen=True)
 class Truth:
-    """The real clips of a protocol: those whose captions are asked for, and the reference set."""
+    """The real clips of a protocol: those whose captions are asked for, and the reference set; of one size.
+
+    places: which of the protocol's clips they are, which name their noise.
+    """
 
     real: Batch
     reference: Tensor
+    places: tuple[int, ...] = ()
 
     @staticmethod
     def of(dataset: Dataset, protocol: Protocol) -> Truth:
-        """Raises InputError on a split the data does not have, DataError on too few clips."""
+        """Raises InputError on clips of several sizes, and as `by_size`."""
+        truth, *more = Truth.by_size(dataset, protocol)
+        if more:
+            raise InputError("scoring needs clips of one size; choose a view with `frames` and `size`")
+        return truth
+
+    @staticmethod
+    def by_size(dataset: Dataset, protocol: Protocol) -> list[Truth]:
+        """The same for each size that the clips have, in the order of the sizes' first clips.
+
+        Raises InputError on a split the data does not have, DataError on too few clips.
+        """
         if protocol.split not in dataset.splits():
             raise InputError(
                 field="split", problem="the data has no such split", got=protocol.split, allowed=list(dataset.splits())
@@ -97,11 +112,24 @@ class Truth:
         n = dataset.length(protocol.split)
         if n < protocol.clips:
             raise DataError(f"the {protocol.split} split has {n} clips, fewer than the {protocol.clips} to score")
-        real = dataset.batch(protocol.split, range(protocol.clips))
-        more = dataset.batch(protocol.split, range(min(n, protocol.reference))).video
-        if not isinstance(real.video, Tensor) or not isinstance(more, Tensor):
-            raise InputError("scoring needs clips of one size; choose a view with `frames` and `size`")
-        return Truth(real, more)
+        looked_at = range(min(n, max(protocol.clips, protocol.reference)))
+        groups: dict[object, list[int]] = {}
+        for i, size in zip(looked_at, dataset.sizes(protocol.split, looked_at) or [None] * n, strict=False):
+            groups.setdefault(size, []).append(i)
+        truths = []
+        for members in groups.values():
+            real = [i for i in members if i < protocol.clips]
+            reference = [i for i in members if i < protocol.reference]
+            if real:
+                batch, more = (_of_one_size(dataset.batch(protocol.split, clips)) for clips in (real, reference))
+                assert isinstance(more.video, Tensor)
+                truths.append(Truth(batch, more.video, tuple(real)))
+        return truths
+
+
+def _of_one_size(batch: Batch) -> Batch:
+    """Clips of one size as one tensor, though others of their data are of other sizes."""
+    return replace(batch, video=torch.stack(batch.video)) if isinstance(batch.video, tuple) else batch
 
 
 def sample(
@@ -110,10 +138,11 @@ def sample(
     protocol: Protocol,
     told: Callable[[int], None] = lambda done: None,
     at_once: int = 64,
+    places: Sequence[int] | None = None,
 ) -> Tensor:
     """One clip for each real one, by its caption, label and actions, of its frames and size: B C T H W, in whole bytes.
 
-    told: called after every batch with how many clips are made; what it raises ends the sampling.
+    places: what names the noise of each; by default 0, 1, ... told: called after every batch with how many clips are made; what it raises ends the sampling.
     """
     assert isinstance(real.video, Tensor)
     frames, rows, columns = real.video.shape[-3:]
@@ -128,7 +157,7 @@ def sample(
             frames=frames,
             size=(rows, columns),
             seed=protocol.seed,
-            clips=tuple(range(cut.start, cut.stop)),
+            clips=tuple((places or range(len(real)))[cut]),
             at_once=at_once,
             precision=protocol.precision,
         )
@@ -172,6 +201,43 @@ def score(
         )  # fmt: skip
         scored += [_scored(metric, said, protocol, fingerprint) for said in metric.score(material)]
     return scored
+
+
+def merged(groups: Sequence[tuple[Truth, Sequence[Scored]]]) -> list[Scored]:
+    """The scores of clips of several sizes as one list: means over all clips; distances between sets for each size, the
+    size in their name."""
+    if len(groups) == 1:
+        return list(groups[0][1])
+    whole: dict[str, list[tuple[Truth, Scored]]] = {}
+    for truth, scored in groups:
+        for said in scored:
+            whole.setdefault(said.metric, []).append((truth, said))
+    found = []
+    for name, parts in whole.items():
+        clips = [said.clips for _, said in parts if said.clips is not None]
+        if len(clips) < len(parts):
+            sizes = ["x".join(map(str, truth.reference.shape[2:])) for truth, _ in parts]
+            found += [replace(said, metric=f"{name}.{size}") for size, (_, said) in zip(sizes, parts, strict=True)]
+            continue
+        values = np.concatenate(clips).astype(np.float64)
+        cell, first = clip_interval(values), parts[0][1]
+        fingerprint = digest([said.fingerprint for _, said in parts])[:12]
+        reliable = all(said.reliable for _, said in parts)
+        found.append(
+            Scored(
+                name,
+                first.split,
+                cell.value,
+                cell.low,
+                cell.high,
+                len(values),
+                fingerprint,
+                values,
+                first.better,
+                reliable,
+            )
+        )
+    return found
 
 
 def references(truth: Truth) -> dict[str, tuple[str, Tensor]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mutoscope.benchmarks.evaluation import Looked, Protocol, Truth, as_row, reconstruct, sample, score
+from mutoscope.benchmarks.evaluation import Looked, Protocol, Truth, as_row, merged, reconstruct, sample, score
 from mutoscope.core.errors import InputError
 from mutoscope.core.model import stages_of
 from mutoscope.core.storage.atomic import write_json
@@ -46,17 +46,22 @@ def _scored(
     if split in dataset.splits():
         protocol = replace(protocol, clips=clips or min(protocol.clips, dataset.length(split)))
     reach("evaluate.begin")
-    truth = Truth.of(dataset, protocol)
+    truths, groups, done = Truth.by_size(dataset, protocol), [], 0
+    device_type = stages_of(loaded.model)[-1][1].device.type
     progress.begin("sampling", protocol.clips)
-    video = sample(loaded.model, truth.real, protocol, progress.advance)
+    for truth in truths:
+        video = sample(
+            loaded.model, truth.real, protocol, lambda n, done=done: progress.advance(done + n), places=truth.places
+        )
+        done += len(video)
+        rebuilt = None
+        if any(metric.wants == "reconstruction" for metric in metrics):
+            rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
+        looked = Looked(video, model=loaded.model, seed=protocol.seed)
+        groups.append((truth, score(metrics, looked, truth, protocol, dataset, rebuilt, device_type)))
     progress.end()
     reach("evaluate.sampled")
-    rebuilt = None
-    if any(metric.wants == "reconstruction" for metric in metrics):
-        rebuilt = reconstruct(loaded.model, truth.real.video)  # type: ignore[arg-type]
-    device_type = stages_of(loaded.model)[-1][1].device.type
-    looked = Looked(video, model=loaded.model, seed=protocol.seed)
-    scored = score(metrics, looked, truth, protocol, dataset, rebuilt, device_type)
+    scored = merged(groups)
     scores = {row["metric"]: {key: row[key] for key in SAID} for row in map(as_row, scored)}
     reach("evaluate.scored")
     write_json(folder / METRICS, scores)

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import TokenDenoiser
 from mutoscope.core.facts import ConditioningFact, Discrete, Regular, TokenFact
-from mutoscope.core.layers.masked import ContextAttention, Dense, Layout, MaskedAttention, Masks, Memory, Rollout
+from mutoscope.core.layers.masked import (
+    Dense,
+    Layout,
+    MaskedAttention,
+    Masks,
+    Memory,
+    Rollout,
+    dividing,
+    per_head,
+)
 from mutoscope.core.process import TokenProcess
 from mutoscope.core.settings import Depth, Heads, Share, Width
 from mutoscope.core.values import Conditioning, Grid, Logits, Tokens
@@ -59,10 +68,8 @@ class Videogpt(TokenDenoiser):
         self.hole = nn.Parameter(0.02 * torch.randn(width)) if process.hole is not None else None
         self.told = Told(ConditioningFact(per_frame=given.per_frame), width)
         self.places = nn.ParameterList(nn.Parameter(0.01 * torch.randn(n, width // 3)) for n in tokens.grid)
-        self.context = nn.Linear(given.sequence, width) if given.sequence else None
         self.blocks = nn.ModuleList(
-            PriorBlock(width, heads, mlp * width, given.pooled, given.sequence > 0, depth, dropout)
-            for _ in range(depth)
+            PriorBlock(width, heads, mlp * width, given.pooled, given.sequence, depth, dropout) for _ in range(depth)
         )
         self.norm = ToldNorm(width, given.pooled)
         self.out = nn.Linear(width, codes, bias=False)
@@ -120,12 +127,11 @@ class Videogpt(TokenDenoiser):
 
     def _keys(self, conditioning: Conditioning, cache: Rollout | None) -> list[Keys] | None:
         """Keys and values of the context for every block, made once a rollout."""
-        if self.context is None or conditioning.sequence is None:
+        if conditioning.sequence is None:
             return None
         if cache is not None and cache.told is not None:
             return cache.told
-        context = self.context(conditioning.sequence)
-        keys = [block.cross.keys(context) for block in self.blocks]  # type: ignore[union-attr, operator]
+        keys = [block.cross.keys(conditioning.sequence) for block in self.blocks if block.cross is not None]  # type: ignore[union-attr, operator]
         if cache is not None:
             cache.told = keys
         return keys
@@ -158,11 +164,36 @@ class ToldNorm(nn.Module):
         return h * (1 + self.gain(c)[:, None]) + self.bias(c)[:, None]  # type: ignore[operator]
 
 
+class Looking(nn.Module):
+    """Cross-attention whose keys are as wide as the rows, and whose values as the context (the released code)."""
+
+    def __init__(self, width: int, context: int, heads: int, depth: int) -> None:
+        super().__init__()
+        dividing(heads, width)
+        dividing(heads, context)
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k, self.v = nn.Linear(context, width, bias=False), nn.Linear(context, context, bias=False)
+        self.out = nn.Linear(context, width)
+        for layer in (self.q, self.k, self.v):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        nn.init.normal_(self.out.weight, std=(width * depth) ** -0.5)
+
+    def keys(self, context: Tensor) -> Keys:
+        """B L D to keys and values, B H L d each."""
+        return per_head(self.k(context), self.heads), per_head(self.v(context), self.heads)
+
+    def forward(self, x: Tensor, keys: Keys, mask: Tensor | None = None) -> Tensor:
+        """B R D. mask: true where attention is allowed."""
+        seen = F.scaled_dot_product_attention(per_head(self.q(x), self.heads), *keys, attn_mask=mask)
+        return self.out(seen.transpose(1, 2).flatten(2))
+
+
 class PriorBlock(nn.Module):
     """Pre-norm: causal attention, cross-attention where there is a context, an MLP. Biases at the ends only."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, given: int, context: bool, depth: int, dropout: float
+        self, width: int, heads: int, hidden: int, given: int, context: int, depth: int, dropout: float
     ) -> None:
         super().__init__()
         self.dropout = dropout
@@ -171,7 +202,7 @@ class PriorBlock(nn.Module):
             MaskedAttention(width, heads, Dense(), bias=False, out_bias=True),
         )
         self.between = ToldNorm(width, given) if context else None
-        self.cross = ContextAttention(width, heads, bias=False) if context else None
+        self.cross = Looking(width, context, heads, depth) if context else None
         self.after, self.feed = ToldNorm(width, given), feed_forward(width, hidden, SigmoidGelu())
         nn.init.normal_(self.attention.qkv.weight, std=width**-0.5)
         nn.init.normal_(self.attention.out.weight, std=(width * depth) ** -0.5)
