@@ -61,3 +61,17 @@ class Autoencoder(Component, nn.Module, ABC):
     def covers(self, frames: int, size: tuple[int, int]) -> bool:
         """Whether a video of this size is coded without padding or trimming."""
         return self.video_size(self.latent_grid(frames, size)) == (frames, *size)
+
+
+class PictureAutoencoder(Autoencoder):
+    """An autoencoder to which every frame is a picture of its own, with a decoder in layers between which others may be
+    put."""
+
+    @abstractmethod
+    def decoding(self) -> list[nn.Module]:
+        """The modules that `decode` uses, all of them."""
+
+    @abstractmethod
+    def decoder_layers(self) -> list[tuple[nn.Module, int]]:
+        """Layers of the decoder over pictures B C H W after which frames may meet, in the order of the pass, and the
+        channels that each gives."""

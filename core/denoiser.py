@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -44,6 +44,28 @@ class LevelDenoiser(Denoiser):
 class RecallingDenoiser(LevelDenoiser):
     """A level denoiser that takes as many values per token as `process.input_width` says: noisy ones, and beside them
     its previous estimate where the process shows it that."""
+
+
+class PictureLayer(NamedTuple):
+    """A layer of a network of pictures, called with pictures B C H W, and then, where it is one of residual blocks, a
+    vector of what is told, B told, else a context B L D and its mask B 1 1 L.
+
+    channels: of the pictures that it gives. stride: how often the first pictures' rows are halved there. told: width of
+    that vector; 0 for a layer whose places attend.
+    """
+
+    module: nn.Module
+    channels: int
+    stride: int
+    told: int
+
+
+class PictureDenoiser(LevelDenoiser):
+    """A level denoiser to which every frame is a picture of its own, in layers between which others may be put."""
+
+    @abstractmethod
+    def layers(self) -> list[PictureLayer]:
+        """Its layers after which frames may meet, in the order of the pass."""
 
 
 class TokenDenoiser(Denoiser):

@@ -9,17 +9,17 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
-from mutoscope.core.autoencoder import Autoencoder
+from mutoscope.core.autoencoder import PictureAutoencoder
 from mutoscope.core.errors import ShapeError
 from mutoscope.core.facts import ClipFact, LatentFact
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Depth, Natural, Width
 from mutoscope.core.values import Batch, Grid, Latents, Reconstruction
-from mutoscope.plugins.autoencoders.pictures import Decoder, Encoder, each_frame
+from mutoscope.plugins.autoencoders.pictures import Decoder, Encoder, Residual, each_frame
 
 
 @final
-class Kl(Autoencoder):
+class Kl(PictureAutoencoder):
     """Latent diffusion's autoencoder with a Gaussian posterior, each frame alone. Rombach et al. 2022, sec. 3.1.
 
     `encode` gives the posterior's mean over the deviation of all latents, which `finish` measures (the paper divides
@@ -79,6 +79,13 @@ class Kl(Autoencoder):
         rebuilt = self._decoded(mu + torch.exp(0.5 * log_variance) * eps)
         kl = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).float().sum((1, 2, 3, 4)).mean()
         return Reconstruction(rebuilt, {"kl": kl})
+
+    def decoding(self) -> list[nn.Module]:
+        return [self.prior, self.decoder]
+
+    def decoder_layers(self) -> list[tuple[nn.Module, int]]:
+        blocks = [*self.decoder.middle, *self.decoder.up]
+        return [(b, b.conv2.out_channels) for b in blocks if isinstance(b, Residual)]
 
     @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mutoscope.core.denoiser import LevelDenoiser
+from mutoscope.core.denoiser import PictureDenoiser, PictureLayer
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.process import LevelProcess
@@ -25,11 +25,11 @@ from mutoscope.plugins.diffusion.unets.blocks import (
     silenced,
 )
 from mutoscope.plugins.diffusion.unets.folding import each_frame, inputs, of_frames, pictures, rows
-from mutoscope.plugins.diffusion.unets.skeleton import U
+from mutoscope.plugins.diffusion.unets.skeleton import Step, U
 
 
 @final
-class LdmUNet(LevelDenoiser):
+class LdmUNet(PictureDenoiser):
     """The U-Net of latent diffusion, one picture per frame. Rombach et al. 2022, sec. 3.3, arXiv:2112.10752.
 
     ADM's blocks with, in place of its attention, transformers whose places also attend to the prompt's features. A
@@ -106,6 +106,21 @@ class LdmUNet(LevelDenoiser):
         x = self.embed(pictures(tokens, conditioning, self.patch))
         x = self.body(x, told, each_frame(context, tokens), each_frame(seen, tokens))
         return rows(self.out(F.silu(self.norm(x))), tokens)
+
+    def layers(self) -> list[PictureLayer]:
+        found, stride = [], 1
+        for step in (*self.body.down, self.body.middle, self.body.end, *self.body.up):
+            if isinstance(step, Step) or step is self.body.end:
+                block = step.block if isinstance(step, Step) else step
+                channels = block.conv2.out_channels  # type: ignore[union-attr]
+                found.append(PictureLayer(block, int(channels), stride, 4 * self.width))  # type: ignore[arg-type]
+                if isinstance(step, Step) and step.attention is not None:
+                    found.append(PictureLayer(step.attention, int(channels), stride, 0))  # type: ignore[arg-type]
+            elif any(step is module for module in self.body.down):
+                stride *= 2
+            else:
+                stride //= 2
+        return found
 
 
 class Transformer(nn.Module):
