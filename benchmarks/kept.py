@@ -65,7 +65,7 @@ def samples_address(assembled: Assembled, protocol: Protocol, device: str, step:
     """Of a model's sample set: its trained phases, its parts and their code, the sampler, the protocol's clips and
     seed, the data, versions and the device class. step: of the last phase, where it is not finished."""
     said = {key: value for key, value in assembled.recipe.data.items() if key not in WHOLE}
-    made = {sources_hash(one.type) for one in assembled.made.values()}
+    made = {sources_hash(one.type) for at, one in assembled.made.items() if not at.startswith("metrics.")}
     return digest(
         {
             "phases": [phase.address for phase in assembled.plan.phases],

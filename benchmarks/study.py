@@ -416,12 +416,10 @@ def _own_budget(name: str, changes: Mapping[str, Any]) -> Budget | None:
 def with_shares(arm: Arm, shares: Sequence[float]) -> Arm:
     """The arm with checkpoints kept at shares of its budget. They change nothing of what is learned."""
     steps = arm.phase["steps"]
-    if steps is None:
+    each = [] if steps is None else marks(steps, shares)
+    if steps is None or not each:
         return arm
-    each = marks(steps, shares)
-    every = each[0]
-    for step in each[1:]:
-        every = gcd(every, step)
+    every = gcd(*each)
     recipe = arm.recipe.replace(place_of_last(arm, "checkpoint_every"), every)
     return replace(arm, recipe=recipe.replace(place_of_last(arm, "keep"), min(1000, steps // every + 2)))
 

@@ -36,13 +36,13 @@ def tabulate(
     table. Raises InputError on such scores else: two fingerprints do not share a table."""
     runs = [run for run in work["runs"] if run["status"] == "done"]
     failures = [{k: run[k] for k in ("arm", "seed", "error")} for run in work["runs"] if run["status"] != "done"]
-    fingerprints, mixed = _fingerprints([*(row for run in runs for row in run["rows"]), *work["references"]], mix)
+    rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in runs for row in run["rows"]]
+    fingerprints, mixed = _fingerprints([*rows, *work["references"]], mix)
     cells, differences = _cells(runs), _differences(runs, study.baselines)
     trained = [run for run in runs if not study.arm(run["arm"]).videos] or runs
     seeds = min((len(mine) for mine in _by_arm(trained).values()), default=0)
     kind = statistics.kind(seeds)
     better = {metric: way for run in runs for metric, way in run["better"].items()}
-    rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in runs for row in run["rows"]]
     arms = [_arm(study, arm, work["runs"], folder) for arm in study.arms]
     points = _points(runs)
     return {
@@ -92,7 +92,7 @@ def _fingerprints(rows: Sequence[Mapping[str, Any]], mix: bool) -> tuple[dict[st
     found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         by = found.setdefault(row["metric"], {}).setdefault(row["fingerprint"], [])
-        by.append(str(row.get("arm") or row.get("name")))
+        by.append(str(row.get("arm") or row.get("name") or "a run"))
     mixed = [metric for metric, prints in found.items() if len(prints) > 1]
     if mixed and not mix:
         prints = found[mixed[0]]

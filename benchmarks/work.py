@@ -178,67 +178,81 @@ def scores_of(
     return told
 
 
-def scored_run(work: Work, assembled: Assembled, name: str, step: int | None = None) -> dict[str, Any]:
-    """Samples and scores a trained model, what is not kept of it, and writes `scores/NAME.json`."""
+def scored_run(
+    work: Work, assembled: Assembled, name: str, step: int | None = None, model: Callable[[], Any] | None = None
+) -> dict[str, Any]:
+    """Samples and scores a trained model, what is not kept of it, and writes `scores/NAME.json`.
+
+    step: of the last phase, where the model is meant as it was there; model: how it is had then.
+    """
     protocol = work.study.protocol
     address = samples_address(assembled, protocol, work.device_type, step)
-    drawn: dict[str, tuple[Tensor, dict[str, Any]]] = {}
+    had: dict[str, Any] = {}
+
+    def trained() -> Model | Cascade:
+        if "model" not in had:
+            had["model"] = model() if model is not None else assembled.model
+        return had["model"]
 
     def samples() -> tuple[Tensor, dict[str, Any]]:
-        if "all" not in drawn:
-            found = work.kept.video(address)
-            if found is None:
-                truth, started = work.truth(assembled), time.monotonic()
-                video = work.sample(name, assembled.model, truth)
-                calls = sampling_calls(assembled.model)
-                state = {"seconds": time.monotonic() - started, "clips": protocol.clips, "calls": calls}
-                work.kept.keep_video(address, video, state)
-                found = video, state
-            drawn["all"] = found
-        return drawn["all"]
+        if "samples" not in had:
+            had["samples"] = work.kept.video(address) or _sampled(work, assembled, trained(), name, address)
+        return had["samples"]
 
-    truth = lambda: work.truth(assembled)  # noqa: E731
+    def truth() -> Truth:
+        return work.truth(assembled)
+
     autoencoders = [phase.address for phase in assembled.plan.phases if phase.learn == "autoencoder"]
     said = assembled.recipe.data
     source = Source(
         address,
-        lambda: Looked(samples()[0], model=assembled.model, seed=protocol.seed),
-        lambda: reconstruct(assembled.model, _video(truth())),
+        lambda: Looked(samples()[0], model=trained(), seed=protocol.seed),
+        lambda: reconstruct(trained(), _video(truth())),
         digest(["round trip", autoencoders or address, said.get("autoencoder"), said.get("stages"), work.device_type]),
     )
     scored = scores_of(work, assembled.metrics, source, truth, assembled)
     content = _content(address, scored)
     kept = work.folder / "scores" / f"{name}.json"
     before = read_json(kept) if kept.is_file() else {}
-    if before.get("address") == address and len(before.get("videos", ())) >= work.study.show:
+    show = work.study.show if step is None else 0
+    if before.get("address") == address and len(before.get("videos", ())) >= show:
         content |= {"sampling": before["sampling"], "videos": before["videos"]}
     else:
-        show = work.study.show if step is None else 0
-        content["sampling"] = samples()[1]
+        content["sampling"] = samples()[1] if step is None else {}
         content["videos"] = save_videos(work.folder, name, samples()[0][:show], _fps(assembled)) if show else []
     if content != before:
         write_json(kept, content)
     return content
 
 
+def _sampled(
+    work: Work, assembled: Assembled, model: Model | Cascade, name: str, address: str
+) -> tuple[Tensor, dict[str, Any]]:
+    """A fresh sample set, kept, with what it took."""
+    truth, started = work.truth(assembled), time.monotonic()
+    video = work.sample(name, model, truth)
+    seconds, calls = time.monotonic() - started, sampling_calls(model)
+    state = {"seconds": seconds, "clips": work.study.protocol.clips, "calls": calls}
+    work.kept.keep_video(address, video, state)
+    return video, state
+
+
 def scored_on_the_way(work: Work, assembled: Assembled, run: Path, name: str) -> list[dict[str, Any]]:
-    """Scores at shares of the budget, from the checkpoints that were kept there; a share is left out where there is
-    none, as in a run whose last phase was taken from another study's."""
+    """Scores at shares of the budget, kept ones or from the checkpoints that were kept there; a share is left out where
+    there is neither, as in a run whose last phase was taken from a study that did not look there."""
     steps = assembled.plan.phases[-1].descent.steps or 0
     before = sum(phase.descent.steps or 0 for phase in assembled.plan.phases[:-1])
     told = []
     for step in marks(steps, work.study.protocol.shares):
-        place = f"{name}@{step}"
+
+        def model(step: int = step) -> Model | Cascade:
+            return load(run, work.device, catalog=work.study.catalog, step=before + step).model
+
         try:
-            at = load(run, work.device, catalog=work.study.catalog, step=before + step).assembled
-            at = with_addresses(at, work.study.catalog, work.device_type)
-            content = scored_run(work, at, place, step)
+            content = scored_run(work, assembled, f"{name}@{step}", step, model)
         except InputError:
-            kept = work.folder / "scores" / f"{place}.json"
-            if not kept.is_file():
-                work.progress.note(f"{name}: no checkpoint of step {step}, so that its curve lacks that point")
-                continue
-            content = read_json(kept)
+            work.progress.note(f"{name}: no checkpoint of step {step}, so that its curve lacks that point")
+            continue
         told.append({"step": step, "share": step / steps, "rows": content["rows"], "clips": content["clips"]})
     return told
 
