@@ -154,7 +154,7 @@ class Folder(Dataset):
     def fingerprint(self) -> str:
         said = [
             (split, clip.entry.name, clip.entry.caption, clip.entry.label, clip.entry.actions, clip.probe.size,
-             len(clip.probe.stamps), clip.probe.end)
+             len(clip.probe.stamps), clip.probe.end, clip.probe.content)
             for split, clips in self.contents.clips.items() for clip in clips
         ]  # fmt: skip
         return f"folder:{VERSION}:{key(self.cutter, self.start, self.crop, self.flip, said):016x}"

@@ -22,7 +22,9 @@ from mutoscope.core.storage.atomic import write_text
 from mutoscope.plugins.data.listing import Entry
 from mutoscope.plugins.data.workers import Broken, Pool, Worker
 
-FORMAT = 1
+FORMAT = 2
+ENDS = 1 << 16
+"""Bytes at either end of a file that stand for its content where files are not looked into whole."""
 CHUNK = 256
 """Files between two looks at whether the index is to be written, so that an interrupted one is not begun again."""
 EVERY = 20.0
@@ -33,7 +35,8 @@ EVERY = 20.0
 class Probe:
     """What a file holds. stamps: when each frame is shown, in ticks. tick: seconds. end: of the last frame, in ticks.
     keys: frames from which decoding can start. ordered: frames are found by their place. size: rows and columns as
-    shown, in square pixels. stored: rows and columns as they are decoded."""
+    shown, in square pixels. stored: rows and columns as they are decoded. content: a hash of the file's, or of its
+    ends and length where it is not verified."""
 
     stamps: np.ndarray
     tick: float
@@ -42,6 +45,7 @@ class Probe:
     ordered: bool
     size: tuple[int, int]
     stored: tuple[int, int]
+    content: str = ""
 
     @property
     def duration(self) -> float:
@@ -98,7 +102,8 @@ def _probed(entry: Entry, verify: bool, worker: Worker) -> tuple[dict[str, Any],
     try:
         if entry.sha256 and _sha256(entry.paths[0]) != entry.sha256.lower():
             return {"damage": "its content is not that of its sha256"}, True
-        return {"found": _packed(worker.ask({"do": "probe", "paths": entry.paths, "verify": verify}))}, True
+        found = _packed(worker.ask({"do": "probe", "paths": entry.paths, "verify": verify}))
+        return {"found": found | {"content": _content(entry.paths, verify)}}, True
     except Broken as broken:
         return {"damage": str(broken)}, not broken.passing
     except OSError as error:
@@ -108,6 +113,20 @@ def _probed(entry: Entry, verify: bool, worker: Worker) -> tuple[dict[str, Any],
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(paths: Sequence[str], whole: bool) -> str:
+    """Changes when what files hold does, and with nothing else."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in paths:
+        with open(path, "rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            digest.update(length.to_bytes(8))
+            begins = range(0, length, 1 << 20) if whole else sorted({0, max(0, length - ENDS)})
+            for begin in begins:
+                file.seek(begin)
+                digest.update(file.read(1 << 20 if whole else ENDS))
+    return digest.hexdigest()
 
 
 def _mark(entry: Entry) -> str:
@@ -146,7 +165,7 @@ def _restored(record: Any) -> Probe | str | None:
         rows, columns = size
         return Probe(
             stamps, over / under, int(found["end"]), keys, bool(found["ordered"]), (int(rows), int(columns)),
-            (int(stored[0]), int(stored[1])),
+            (int(stored[0]), int(stored[1])), str(found["content"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, ZeroDivisionError, IndexError):
         return None

@@ -62,7 +62,7 @@ def test_json_has_no_infinities(tmp_path: Path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     place = tmp_path / "step"
-    with pytest.raises(KeyError), whole_folder(place) as folder:
+    with pytest.raises(KeyError), whole_folder(place) as folder:  # noqa: PT012
         (folder / "a").write_text("half")
         raise KeyError
     assert not list(tmp_path.iterdir())

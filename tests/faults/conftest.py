@@ -263,7 +263,7 @@ def trials() -> Callable[..., Any]:
             if place := os.environ.get("MUTOSCOPE_TRIALS"):
                 with open(place, "a", encoding="utf-8") as file:
                     file.write(json.dumps(said) + "\n")
-        assert not failed, f"{len(failed)} of {tally.trials}: " + "; ".join(failed[:20])
+        assert not failed, f"{len(failed)} of {tally.trials}: " + "\n".join(failed[:60])
         assert tally.trials >= least, f"only {tally.trials} trials"
 
     return tallied

@@ -286,7 +286,11 @@ def test_no_more_memory_than_twice_the_file(tmp_path: Path, trials: Callable):
     file = folder / "model.safetensors"
     size = file.stat().st_size
     whole = file.read_bytes()
-    headers = [b"{" + b'"a":[' * 300 + b" " * (2 << 20), b"[" + b"[],    " * 290_000 + b"[]]", b"[" + b"[]," * 690_000 + b"[]]"]
+    headers = [
+        b"{" + b'"a":[' * 300 + b" " * (2 << 20),
+        b"[" + b"[],    " * 290_000 + b"[]]",
+        b"[" + b"[]," * 690_000 + b"[]]",
+    ]
     cases: list[Callable[[], object]] = [lambda: read_checkpoint(folder)]
 
     def hostile(header: bytes) -> Callable[[], object]:

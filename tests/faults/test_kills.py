@@ -48,7 +48,9 @@ def go_on(nano: Path, commands, folder: Path, expected: dict, made_in) -> str:
     return f"{folder}: leaves {leftovers(folder)}" if leftovers(folder) else ""
 
 
-@pytest.mark.parametrize("some", [KILLED[::EVERY_TIME], pytest.param(KILLED, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "some", [KILLED[::EVERY_TIME], pytest.param(KILLED, marks=pytest.mark.slow)], ids=["few", "all"]
+)
 def test_killed_at_every_point(some, nano, commands, whole, made_in, trials, tmp_path):
     expected = made_in(whole)
     with trials("kill -9 at a failpoint of a training run", least=len(some)) as tally:
@@ -99,9 +101,7 @@ ERRORS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "some", [ERRORS[::3], pytest.param(ERRORS, marks=pytest.mark.slow)], ids=["few", "all"]
-)
+@pytest.mark.parametrize("some", [ERRORS[::3], pytest.param(ERRORS, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_a_full_or_failing_disk(some, nano, commands, whole, made_in, trials, tmp_path):
     """One line, exit 1, and the last good checkpoint loads; with room again the same command ends the same."""
     expected = made_in(whole)
@@ -153,7 +153,10 @@ def test_killed_in_evaluation_and_sampling(nano, commands, a_run, made_in, trial
         first: dict[str, str] = {}
         for words, points in (
             (score, ("evaluate.begin", "evaluate.sampled", "evaluate.scored", "atomic.before_rename")),
-            (sample, ("sample.begin", "sample.made", "sample.written", "atomic.before_flush", "atomic.before_rename@2")),
+            (
+                sample,
+                ("sample.begin", "sample.made", "sample.written", "atomic.before_flush", "atomic.before_rename@2"),
+            ),
         ):
             for point in points:
                 killed = commands.run(*words, fault=f"{point}:kill")

@@ -53,7 +53,9 @@ def test_weights_that_are_not_finite_are_named(nano, train, tmp_path):
 def test_a_skipped_step_changes_nothing(pixels, train, made_in, tmp_path):
     """Its update is left out, of weights, optimizer and average alike; the steps after it are taken."""
     arm("step.gradient@5:nan")
-    folder = train(pixels, tmp_path / "a" / "run", "training.on_nan=skip", "training.checkpoint_every=1", "training.keep=9")
+    folder = train(
+        pixels, tmp_path / "a" / "run", "training.on_nan=skip", "training.checkpoint_every=1", "training.keep=9"
+    )
     before, after = (read_checkpoint(folder / "checkpoints" / f"step-0000000{n}") for n in (4, 5))
     for part in ("model", "average", "optimizer.learner"):
         for name, tensor in before[0][part].items():
