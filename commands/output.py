@@ -30,8 +30,10 @@ def show_json(content: Any) -> None:
     print(json.dumps(content, indent=2, default=str, allow_nan=False))
 
 
-def count(number: float) -> str:
-    """1234567 as `1.23M`."""
+def count(number: float | None) -> str:
+    """1234567 as `1.23M`; nothing for what is not counted."""
+    if number is None:
+        return ""
     for unit, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= unit:
             return f"{number / unit:.3g}{name}"
