@@ -8,10 +8,11 @@ from mutoscope.core.plugin import hookimpl
 
 @hookimpl
 def mutoscope_components() -> list[type[Component]]:
+    from mutoscope.plugins.metrics.clip_score import ClipScore
     from mutoscope.plugins.metrics.diversity import Diversity
     from mutoscope.plugins.metrics.frechet import Frechet
     from mutoscope.plugins.metrics.kernel import Kernel
     from mutoscope.plugins.metrics.pixel import Pixel
     from mutoscope.plugins.metrics.precision_recall import PrecisionRecall
 
-    return [Kernel, Frechet, PrecisionRecall, Diversity, Pixel]
+    return [ClipScore, Kernel, Frechet, PrecisionRecall, Diversity, Pixel]
