@@ -19,6 +19,7 @@ from mutoscope.core.storage.atomic import make_folder, write_bytes, write_text
 from mutoscope.core.storage.failpoints import reach
 from mutoscope.core.storage.lock import RunLock
 from mutoscope.core.training.progress import Progress
+from mutoscope.core.windows import extent
 from mutoscope.registry.addresses import digest
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.pretrained import Pretrained, open_model
@@ -99,14 +100,16 @@ def write_samples(
     begins.check()
     request = asked.request()
     with ExitStack() as locks:
-        if (folder / "recipe.yaml").is_file():
+        run = (folder / "recipe.yaml").is_file()
+        if run:
             locks.enter_context(RunLock(folder))
         opened = open_model(folder, device, plugins)
         _check_read(opened, request)
         request, said = _begun(opened, request, begins, plugins)
         place = out or folder / "samples"
         make_folder(place)
-        locks.enter_context(RunLock(place))
+        if out is not None or not run:
+            locks.enter_context(RunLock(place))
         reach("sample.begin")
         records, notes = _written(opened, request, format, fps or _fps(opened), place, progress, begins.record())
         return records, (*said, *notes)
@@ -189,8 +192,12 @@ def _begun(
     opened: Loaded | Pretrained, request: Request, begins: Begins, plugins: Sequence[Path]
 ) -> tuple[Request, tuple[str, ...]]:
     """The request with what it begins from, the model with a sampler that does it, and what was done in words."""
-    clip = stages_of(opened.model)[-1][1].clip
+    stages = stages_of(opened.model)
+    clip = stages[-1][1].clip
     request = begins.asked(request, clip.frames, clip.size)
+    extent(request, clip.frames)
+    if request.expand and all(stage.lacks(("writer",)) for _, stage in stages):
+        raise InputError(field="--expand", problem="needs a writer, and this model has none")
     if not begins.record():
         return request, ()
     catalog = Catalog.load(plugins)

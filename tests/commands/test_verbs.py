@@ -78,13 +78,9 @@ def test_a_run_without_a_checkpoint(refused: Callable, verb: Callable, run: Path
 
 def test_tasks(verb: Callable, run: Path, tmp_path: Path):
     rows = {row["task"]: row for row in verb("tasks", run, "--json").json}
-    assert {task for task, row in rows.items() if row["possible"]} == {
-        "text to video",
-        "image",
-        "other durations",
-        "other sizes",
-        "guidance",
-    }
+    assert {task for task, row in rows.items() if not row["possible"]} == {"class to video", "actions to video"}
+    assert rows["animate an image"]["why"] == "by the sampler repaint, in the place of euler"
+    assert rows["edit a video"]["why"] == "by the sampler sdedit, in the place of euler"
     assert rows["text to video"]["why"] == "text reads prompt"
     assert rows["class to video"]["why"] == "no conditioner reads label; there is text"
     assert "3, 7, 9, 11 frames" in rows["other durations"]["why"]
@@ -117,9 +113,9 @@ def test_tasks_say_what_the_parts_are_in_the_way_of(verb: Callable, run: Path):
 @pytest.mark.parametrize(
     ("recipe", "impossible"),
     [
-        ("lineage/05-mocogan", {"text to video", "other sizes", "guidance"}),
-        ("lineage/08-videogpt", {"class to video", "other sizes"}),
-        ("lineage/18-navit", {"class to video", "actions to video", "known frames"}),
+        ("lineage/05-mocogan", {"text to video", "other sizes", "guidance", "animate an image", "edit a video"}),
+        ("lineage/08-videogpt", {"class to video", "other sizes", "connect two videos", "loop", "edit a video"}),
+        ("lineage/18-navit", {"class to video", "actions to video"}),
     ],
 )
 def test_tasks_of_other_families(recipe: str, impossible: set[str], verb: Callable, tmp_path: Path):
@@ -127,7 +123,7 @@ def test_tasks_of_other_families(recipe: str, impossible: set[str], verb: Callab
     (tmp_path / "recipe.yaml").write_text(load_recipe(recipe).dump())
     rows = {row["task"]: row for row in verb("tasks", tmp_path, "--json").json}
     assert impossible <= {task for task, row in rows.items() if not row["possible"]}
-    assert len(rows) == 8
+    assert len(rows) == 16
 
 
 def test_tasks_mistakes(refused: Callable, tmp_path: Path):
