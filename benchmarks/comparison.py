@@ -14,6 +14,7 @@ import numpy as np
 from mutoscope.benchmarks.evaluation import Looked, reconstruct, references
 from mutoscope.benchmarks.executors import Executor, Local
 from mutoscope.benchmarks.kept import samples_address
+from mutoscope.benchmarks.ladder import climb
 from mutoscope.benchmarks.matching import Arm, place_of_last, with_steps
 from mutoscope.benchmarks.outside import captions
 from mutoscope.benchmarks.reporting.page import write_report
@@ -36,6 +37,8 @@ from mutoscope.registry.runs import PHASES, read_json, train_recipe
 
 LEARNT_TOGETHER = ("denoiser", "conditioner", "objective")
 """The roles that a denoiser's phase teaches."""
+LADDER = 1
+"""Changes whenever the ladder does."""
 PROBED = 12
 """Steps by which a machine is timed where the budget is of seconds."""
 
@@ -88,7 +91,9 @@ def run_study(
         runs = (executor or Local()).run(work)
         framed = next((run for run in runs if run["status"] == "done" and not study.arm(run["arm"]).videos), None)
         framing = _references(work, framed, runs) if framed else []
-    return study, {"runs": runs, "references": framing, "seconds": time.monotonic() - started}
+        ladders = _ladders(work, framed) if framed else []
+    clock = {"whole": time.monotonic() - started, "floors and ceilings": sum(work.clock.values())}
+    return study, {"runs": runs, "references": framing, "ladders": ladders, "clock": clock}
 
 
 def timed(work: Work) -> Study:
@@ -210,6 +215,32 @@ def _references(work: Work, framed: Mapping[str, Any], runs: list[dict[str, Any]
     asked_for = "".join(f"{_line(line)}\n" for line in captions(truth.real))
     write_text(work.folder / "asked.jsonl", asked_for)
     return rows
+
+
+def _ladders(work: Work, framed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Whether every extractor that a distance goes by puts corruptions in order."""
+    recipe = work.study.recipe(work.study.arm(framed["arm"]), framed["seed"])
+    assembled = assemble(recipe, work.study.catalog, device=str(join(work.device).device))
+    told = []
+    for metric in assembled.metrics:
+        extractor = metric.protocol().get("extractor")
+        if extractor is None or metric.wants != "video":
+            continue
+        protocol, data = work.study.protocol, assembled.dataset.fingerprint()
+        kept = (
+            work.kept.scores
+            / f"ladder-{digest([metric.protocol(), protocol.split, protocol.reference, data, LADDER])}.json"
+        )
+        if not kept.is_file():
+            work.check()
+            with work.clocked("ladders"):
+                found = climb(metric, work.truth(assembled), protocol.split)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {"found": found})
+        found = read_json(kept)["found"]
+        if found is not None:
+            told.append({**found, "extractor": extractor})
+    return told
 
 
 def _line(said: Any) -> str:

@@ -277,7 +277,7 @@ def _result(get: Callable[[], dict[str, Any]], job: Job) -> dict[str, Any]:
             raise WorkError(f"{job.arm}, seed {job.seed}: a shared phase failed: {_said(error)}") from None
         return {
             "arm": job.arm, "seed": job.seed, "run": f"runs/{run_name(job.arm, job.seed)}", "status": "failed",
-            "error": f"its worker was lost: {_said(error)}", "seconds": 0.0,
+            "error": f"its worker was lost: {_said(error)}", "clock": {},
         }  # fmt: skip
 
 

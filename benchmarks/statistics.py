@@ -120,8 +120,10 @@ def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], seed: int = 0) 
         low, high = bootstrap([np.stack(each).mean(0)], seed)
         said = "one seed is" if len(gaps) == 1 else f"{len(gaps)} seeds are"
         return Difference(value, low, high, None, f"no verdict: {said} a demonstration", "clips only")
-    test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) > 0 else None
-    p = float(test.pvalue) if test is not None else float(value == 0)
+    # Gaps that are alike but for rounding have no variance to test by.
+    grain = 1e-12 * max(1.0, float(np.abs(gaps).max()))
+    test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) > grain else None
+    p = float(test.pvalue) if test is not None else float(abs(value) <= grain)
     if len(gaps) < MANY:
         low, high = student(gaps)
         return Difference(value, low, high, p, "", "paired t over seeds")

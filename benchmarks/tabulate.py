@@ -69,6 +69,8 @@ def tabulate(
         "notes": list(study.notes),
         "aim": _said_budget(study),
         "over": study.budget.over if study.budget else "phase",
+        "ladders": work.get("ladders", []),
+        "time": _time(work),
         "budget": _budget(study, runs, folder),
         "shared": _shared(study, runs, folder),
         "settings": _settings(study),
@@ -80,6 +82,15 @@ def tabulate(
         "environment": read_json(folder / trained[0]["run"] / "run.json")["environment"] if runs else {},
         "failures": failures,
     }
+
+
+def _time(work: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of this call by kind of work; `rest` is what is none of it: finding, assembling, writing."""
+    told = {"whole": work.get("clock", {}).get("whole", 0.0)}
+    for kind in ("training", "sampling", "scoring"):
+        told[kind] = sum(run.get("clock", {}).get(kind, 0.0) for run in work["runs"])
+    told["floors and ceilings"] = work.get("clock", {}).get("floors and ceilings", 0.0)
+    return {**told, "rest": max(0.0, told["whole"] - sum(v for k, v in told.items() if k != "whole"))}
 
 
 def _said_budget(study: Study) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mutoscope.registry.runs import load, read_json, train_recipe, with_addresse
 @dataclass(frozen=True)
 class Work:
     """What the work on a study is done with. stop: whether a signal has asked for an end. truths: real clips by the
-    data that they are of."""
+    data that they are of. clock: seconds by kind of work."""
 
     study: Study
     folder: Path
@@ -44,6 +45,16 @@ class Work:
     stop: Stop
     device: str | None
     truths: dict[str, Truth] = field(default_factory=dict)
+    clock: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def clocked(self, what: str) -> Iterator[None]:
+        """Adds the seconds of the block to those of a kind of work."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.clock[what] = self.clock.get(what, 0.0) + time.monotonic() - started
 
     def check(self) -> None:
         """A safe point. Raises Interrupted when a signal has asked for an end."""
@@ -73,7 +84,8 @@ class Work:
             self.progress.advance(done)
             self.check()
 
-        video = sample(model, truth.real, self.study.protocol, told)
+        with self.clocked("sampling"):
+            video = sample(model, truth.real, self.study.protocol, told)
         self.progress.end()
         return video
 
@@ -99,7 +111,7 @@ def do_run(work: Work, arm: Arm, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     recipe, place, name = work.study.recipe(arm, seed), work.folder / told["run"], run_name(arm.name, seed)
     error_file = work.folder / "scores" / f"{name}.error.json"
-    started = time.monotonic()
+    started, work = time.monotonic(), replace(work, clock={})
     try:
         if arm.videos:
             scored = scored_videos(work, arm, name)
@@ -109,9 +121,10 @@ def do_run(work: Work, arm: Arm, seed: int) -> dict[str, Any]:
                 assembled, spent = loaded(work, place)
             else:
                 reset_peak_memory(work.device)
-                _, assembled, position = train_recipe(
-                    recipe, work.study.catalog, place, work.device, work.progress, work.store
-                )
+                with work.clocked("training"):
+                    _, assembled, position = train_recipe(
+                        recipe, work.study.catalog, place, work.device, work.progress, work.store
+                    )
                 spent = position.spent
             told |= {"status": "done", "spent": spent, **scored_run(work, assembled, name)}
             if work.study.protocol.shares and not arm.finished:
@@ -127,7 +140,7 @@ def do_run(work: Work, arm: Arm, seed: int) -> dict[str, Any]:
         write_json(error_file, {"error": told["error"]})
         work.progress.end()
         work.progress.note(f"{arm.name}, seed {seed}: failed: {told['error']}")
-    told["seconds"] = time.monotonic() - started
+    told["clock"] = {**work.clock, "run": time.monotonic() - started}
     return told
 
 
@@ -170,9 +183,11 @@ def scores_of(
         found = work.kept.scored(address)
         if found is None:
             work.check()
-            looked = looked or source.look()
+            looked = looked or source.look()  # samples, where none are kept
             rebuilt = source.rebuild() if metric.wants == "reconstruction" and source.rebuild else None
-            fresh = score([metric], looked, truth(), protocol, assembled.dataset, rebuilt, work.device_type)
+            real = truth()
+            with work.clocked("scoring"):
+                fresh = score([metric], looked, real, protocol, assembled.dataset, rebuilt, work.device_type)
             found = work.kept.keep_scored(address, fresh)
         told += found
     return told

@@ -8,8 +8,10 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import av
@@ -116,7 +118,9 @@ def test_the_page_is_well_formed_and_loads_nothing(html: str):
         assert tag not in ("link", "iframe", "object", "embed"), tag
         for name in ("src", "href", "poster", "xlink:href", "action"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:video/webm;base64,", "data:text/", "data:application/x-tex", "#"))
+            assert value is None or value.startswith(
+                ("data:video/webm;base64,", "data:text/", "data:application/x-tex", "#")
+            )
         if (attributes.get("href") or "").startswith("#"):
             assert (attributes["href"] or "")[1:] in ids
     style = html[html.index("<style>") : html.index("</style>")]
@@ -279,25 +283,88 @@ def test_status_sees_damage(verb, finished: Path, tmp_path: Path):
     assert "model.safetensors" in told["checkpoint"]["problems"][0]
 
 
-@pytest.mark.browser
-def test_a_browser_shows_it(finished: Path, html: str, tmp_path: Path):
-    """The page as Chromium builds it: the script has run, the clips can be decoded, nothing is wider than a phone."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def shown(page: Path, script: str, profile: Path, width: int = 500, wait: int = 4000) -> tuple[Any, str]:
+    """What a script gives in the page as Chromium builds it, and what the console said."""
+    if CHROMIUM is None:
         pytest.skip("no Chromium on the PATH")
-    probe = """<script>addEventListener("load", () => setTimeout(() => {
-        const clips = [...document.querySelectorAll("video")];
-        document.title = JSON.stringify([clips.length, clips.filter(c => c.videoWidth >= 128 && !c.error).length,
-            document.documentElement.scrollWidth <= innerWidth, document.getElementById("play").hidden]);
-    }, 500));</script></body>"""
-    (tmp_path / "page.html").write_text(html.replace("</body>", probe))
+    probe = f"""<script>
+        const errors = []; addEventListener("error", e => errors.push(String(e.message)));
+        const said = console.error; console.error = (...a) => {{ errors.push(a.join(" ")); said(...a); }};
+        addEventListener("load", () => setTimeout(async () => {{
+            let told; try {{ told = await (async () => {{ {script} }})(); }} catch (e) {{ told = String(e); }}
+            document.title = JSON.stringify([told, errors]);
+        }}, 500));</script>"""
+    text = page.read_text().replace("<style>", probe + "<style>", 1)
+    probed = page.parent / f"probed-{profile.name}.html"
+    probed.write_text(text)
     done = subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--virtual-time-budget=4000", "--dump-dom",
-         (tmp_path / "page.html").as_uri()],
-        capture_output=True, text=True, timeout=60,
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+         "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}", f"--window-size={width},900",
+         f"--virtual-time-budget={wait}", "--dump-dom", probed.as_uri()],
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title, done.stderr[-500:]
-    assert json.loads(title.group(1)) == [6, 6, True, False]
+    told, errors = json.loads(unescape(title.group(1)))
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return told, " ".join([*errors, *console])
+
+
+@pytest.fixture
+def page_file(html: str, tmp_path: Path) -> Path:
+    (tmp_path / "page.html").write_text(html)
+    return tmp_path / "page.html"
+
+
+@pytest.mark.browser
+def test_a_browser_shows_it(page_file: Path, tmp_path: Path):
+    """The script has run, every clip is decoded and plays, nothing is wider than a phone, the console is silent."""
+    told, console = shown(
+        page_file,
+        """const clips = [...document.querySelectorAll("video")];
+        const played = await Promise.all(clips.map(async c => { try { await c.play(); return true; } catch { return false; } }));
+        return [clips.length, clips.filter(c => c.videoWidth >= 128 && !c.error).length, played.filter(x => x).length,
+            clips.every(c => c.duration > 0.3), document.documentElement.scrollWidth <= innerWidth,
+            document.getElementById("play").hidden];""",
+        tmp_path / "phone",
+        width=500,
+    )
+    assert told == [6, 6, 6, True, True, False]
+    assert console == ""
+
+
+@pytest.mark.browser
+def test_tables_sort_and_colours_turn(page_file: Path, tmp_path: Path, results: dict):
+    told, console = shown(
+        page_file,
+        """const table = document.querySelector("#scores table.sortable");
+        const heads = [...table.tHead.rows[0].cells], column = 2;
+        const read = () => [...table.tBodies[0].rows].map(r => Number(r.cells[column].dataset.sort));
+        heads[column].click(); const falling = read(), said = heads[column].getAttribute("aria-sort");
+        heads[column].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"})); const rising = read();
+        const names = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent.trim());
+        heads[0].click(); const by_name = names();
+        const ground = () => getComputedStyle(document.body).backgroundColor;
+        const before = ground(); document.getElementById("theme").click(); const after = ground();
+        document.getElementById("theme").click();
+        const links = [...document.querySelectorAll(".downloads a")];
+        const csv = await (await fetch(links[0].href)).text();
+        return [falling, said, rising, by_name, before, after, ground() === before, links.map(a => a.download), csv];""",
+        tmp_path / "desk",
+        width=1300,
+    )
+    falling, said, rising, by_name, before, after, back, names, csv = told
+    values = [c["value"] for c in results["cells"] if c["arm"] == results["arms"][0]["name"]]
+    assert falling == sorted(values, reverse=True)
+    assert rising == sorted(values)
+    assert said == "descending"
+    assert by_name == sorted(by_name, reverse=True)
+    assert before != after
+    assert back
+    assert names == ["study-scores.csv", "study-table.tex", "study-table.md"]
+    assert len(csv.splitlines()) == 1 + len(results["rows"]) + len(results["references"])
+    assert console == ""

@@ -145,6 +145,16 @@ def test_equal_runs_are_not_told_apart():
     assert (told.difference, told.p, told.verdict) == (0.0, 1.0, "not distinguishable at this budget")
 
 
+def test_rounding_is_no_difference():
+    """The same mean by another order of adding, and a value that its own interval holds at 0 and at 1."""
+    a = [np.array([0.1, 0.2, 0.3])] * 4
+    told = statistics.difference(a, [x[::-1] for x in a])
+    assert (told.p, abs(told.difference) < 1e-15) == (1.0, True)
+    for share in (0.0, 1.0, 1 / 3):
+        for cell in (statistics.cell([np.full(7, share)] * n) for n in (1, 2, 3, 10)):
+            assert cell.low <= cell.value <= cell.high
+
+
 def test_across_metrics():
     a, b = RNG.normal(size=9), RNG.normal(size=7) + 0.5
     u = stats.mannwhitneyu(b, a).statistic
