@@ -30,7 +30,7 @@ def other_sampler(
     task: `edit`, or a place that stays. own: what the recipe says of the model's own sampler, of which settings of the
     same name are taken over. settings: others. Those that only make what is missing come before those that also edit.
     """
-    words = [name for name, cls in catalog.classes("sampler").items() if _does(cls, task)]
+    words = samplers_that(catalog, task)
     for name in sorted(words, key=lambda name: (catalog.classes("sampler")[name].uses_source, name)):  # type: ignore[attr-defined]
         cls = catalog.classes("sampler")[name]
         if not isinstance(model.denoiser, cls.accepts):  # type: ignore[attr-defined]
@@ -40,6 +40,11 @@ def other_sampler(
         if made is not None and not findings.any:
             return made
     return None
+
+
+def samplers_that(catalog: Catalog, task: str) -> list[str]:
+    """The samplers that do a task by themselves, with the networks that they accept."""
+    return [name for name, cls in catalog.classes("sampler").items() if _does(cls, task)]
 
 
 def named_sampler(model: Model, catalog: Catalog, said: Mapping[str, Any] | str) -> Sampler:
@@ -79,8 +84,8 @@ def facts_of(model: Model) -> Iterable[Any]:
 
 def _does(cls: type[Component], task: str) -> bool:
     """Whether samplers of a class do a task by themselves, whatever the network has learned."""
-    if task == EDIT:
-        return cls.uses_source  # type: ignore[attr-defined]
+    if task == EDIT:  # with a strength: others that begin from a source do something else with it
+        return cls.uses_source and any(s.name == "strength" for s in settings_of(cls))  # type: ignore[attr-defined]
     return cls.goes_on_from == "all" or (cls.goes_on_from == "earlier" and task == "first")  # type: ignore[attr-defined]
 
 

@@ -25,7 +25,7 @@ from mutoscope.registry.counting import UNRUNNABLE, forward_flops, latent_values
 from mutoscope.registry.fit import covering
 from mutoscope.registry.pretrained import is_pretrained, pretrained_stages
 from mutoscope.registry.recipe import load_recipe
-from mutoscope.registry.samplers import EDIT, other_sampler
+from mutoscope.registry.samplers import EDIT, other_sampler, samplers_that
 from mutoscope.registry.stages import Stage
 
 ASKED = {"prompt": "text to video", "label": "class to video", "actions": "actions to video"}
@@ -214,7 +214,7 @@ def _edit(model: Model, catalog: Catalog) -> Task:
     other = other_sampler(model, catalog, EDIT)
     if other is not None:
         return Task(task, True, f"by the sampler {other.name}, in the place of {model.sampler.name}")
-    kinds = sorted({name for name, cls in catalog.classes("sampler").items() if cls.uses_source})  # type: ignore[attr-defined]
+    kinds = samplers_that(catalog, EDIT)
     return Task(
         task, False, f"{model.sampler.name} begins from nothing; {_listed(kinds)} begins from a video, with diffusion"
     )
