@@ -114,7 +114,11 @@ def stability(points: Sequence[Mapping[str, Any]], better: Mapping[str, str]) ->
 # Power laws
 
 
-def power_law(compute: Sequence[float], error: Sequence[float]) -> tuple[float, float, float]:
+def power_law(
+    compute: Sequence[float] | np.ndarray,
+    error: Sequence[float] | np.ndarray,
+    starts: Sequence[tuple[float, float]] = STARTS,
+) -> tuple[float, float, float]:
     """(a, b, c) of error = a compute^-b + c, compute in units of its largest, by least squares of log errors under
     Huber's loss from several starts; c is at least 0 and below the smallest error.
 
@@ -131,25 +135,25 @@ def power_law(compute: Sequence[float], error: Sequence[float]) -> tuple[float, 
 
     fits = [
         least_squares(residuals, [np.log(least), b, c], loss="huber", f_scale=0.05,
-                      bounds=([-50, 0.0, 0.0], [50, 5.0, 0.9999]), xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=4000)
-        for b, c in STARTS
+                      bounds=([-50, 0.0, 0.0], [50, 5.0, 0.9999]), xtol=1e-10, ftol=1e-10, gtol=1e-10, max_nfev=500)
+        for b, c in starts
     ]  # fmt: skip
     found = min(fits, key=lambda fit: fit.cost)
     return float(np.exp(found.x[0])), float(found.x[1]), float(least * found.x[2])
 
 
-def scaling(points: Sequence[tuple[float, float]], resamples: int = 300, seed: int = 0) -> dict[str, Any]:
+def scaling(points: Sequence[tuple[float, float]], resamples: int = 200, seed: int = 0) -> dict[str, Any]:
     """A power law over (compute, error) of runs, its exponent's interval by a bootstrap over runs, and how far the
     prediction of the largest compute lies off when it is held out."""
     compute, error = (np.array(v, np.float64) for v in zip(*points, strict=True))
     error = np.clip(error, 1e-6, None)
     a, b, c = power_law(compute, error)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    exponents = []
+    exponents, near = [], ((b, min(0.99, c / float(error.min()))), (0.5, 0.0))
     for _ in range(resamples):
         rows = rng.integers(0, len(compute), len(compute))
         if len(set(compute[rows])) >= 3:
-            exponents.append(power_law(compute[rows], error[rows])[1])
+            exponents.append(power_law(compute[rows], error[rows], near)[1])
     low, high = statistics.interval(np.array(exponents)) if exponents else (b, b)
     top = compute == compute.max()
     held = None

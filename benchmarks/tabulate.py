@@ -20,7 +20,8 @@ from mutoscope.core.storage.journal import read_journal
 from mutoscope.registry.recipe import PARTS
 from mutoscope.registry.runs import read_json
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 with budgets of any kind, hypotheses, what lies across metrics, and ladders."""
 CURVES = ("loss", "learner.loss", "discriminator.loss", "gradient_norm", "learner.gradient_norm")
 """Records of the journal that the report draws."""
 MATCHED = {"seconds": 0.1}

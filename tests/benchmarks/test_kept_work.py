@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,35 @@ def test_a_budget_of_seconds_is_timed_once(desk: Path, finished: Path, tmp_path:
     again = compare(study, tmp_path / "study", watch, "cpu")
     assert watch.begun == []
     assert again["rows"] == told["rows"]
+
+
+def test_the_scheduler_costs_little(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Processor time of all that is neither training, sampling nor scoring: under 1.2 s a run, which is 2% of a run of
+    one minute, the shortest that anybody would wait for."""
+    from mutoscope.benchmarks import work
+    from mutoscope.registry import runs
+
+    spent = {"busy": 0.0}
+
+    def timed(module: object, name: str) -> None:
+        inner = getattr(module, name)
+
+        def run(*given, **named):
+            began = time.process_time()
+            try:
+                return inner(*given, **named)
+            finally:
+                spent["busy"] += time.process_time() - began
+
+        monkeypatch.setattr(module, name, run)
+
+    for module, name in ((runs, "train"), (work, "sample"), (work, "score"), (work, "save_videos")):
+        timed(module, name)
+    study = choose_study([str(desk / "study.yaml")], [], ["seeds=[0, 1, 2]", "show=0"], [], None, None, None)
+    began = time.process_time()
+    compare(study, tmp_path / "study", Silence(), "cpu")
+    rest = time.process_time() - began - spent["busy"]
+    assert rest / 6 < 1.2, (rest, spent)
 
 
 def test_a_scaling_study_has_its_law(study: Study):

@@ -145,6 +145,15 @@ def test_equal_runs_are_not_told_apart():
     assert (told.difference, told.p, told.verdict) == (0.0, 1.0, "not distinguishable at this budget")
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_what_is_detectable_is_found_four_times_in_five(seeds: int):
+    """By the noncentral t distribution: between 73% and 87%, the formula being a usual approximation."""
+    gaps = RNG.normal(size=seeds)
+    shift = statistics.detectable(gaps) / gaps.std(ddof=1) * np.sqrt(seeds)
+    power = 1 - stats.nct.cdf(stats.t.ppf(0.975, seeds - 1), seeds - 1, shift)
+    assert 0.73 <= power <= 0.87
+
+
 def test_rounding_is_no_difference():
     """The same mean by another order of adding, and a value that its own interval holds at 0 and at 1."""
     a = [np.array([0.1, 0.2, 0.3])] * 4
