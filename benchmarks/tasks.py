@@ -1,6 +1,6 @@
 """Sora's tasks, each with its check on the embedded world and a control that must fail it.
 
-    python -m mutoscope.benchmarks.tasks [RUN] [--clips N] [--out DIR]
+    python -m mutoscope.benchmarks.tasks [RUN] [--clips N] [--out DIR] [--note TEXT]
 
 RUN is a run of clips of the embedded world, by default one of `lineage/00-sora`, which is trained first. Clips of the
 test split of the size that the run saw most are the material; what is made of them is held against the rest of them.
@@ -407,8 +407,8 @@ TASKS: tuple[Callable[[Bench], list[Row]], ...] = (
 )  # fmt: skip
 
 
-def measured(run: Loaded, catalog: Catalog, clips: int) -> dict[str, Any]:
-    """All checks of a run, JSON-able."""
+def measured(run: Loaded, catalog: Catalog, clips: int, note: str = "") -> dict[str, Any]:
+    """All checks of a run, JSON-able. note: what else is to be known of it."""
     bench, rows, shown = Bench(run, catalog, clips), [], progress()
     shown.begin("tasks", len(TASKS))
     for i, task in enumerate(TASKS):
@@ -420,6 +420,7 @@ def measured(run: Loaded, catalog: Catalog, clips: int) -> dict[str, Any]:
         "command": "python -m mutoscope.benchmarks.tasks",
         "recipe": run.assembled.recipe.name,
         "step": run.step,
+        "note": note,
         "parameters": parameters,
         "clips": bench.n,
         "size": list(bench.size),
@@ -437,6 +438,7 @@ def table(found: dict[str, Any]) -> str:
         f"{found['clips']} test clips of {' x '.join(map(str, found['size']))}. Intervals are 95% over clips of one run; "
         "one seed. A check holds where the interval meets the bar and the control does not.",
         "",
+        *([found["note"], ""] if found.get("note") else []),
         "| task | check | bar | made | control | control's | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -452,11 +454,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="a run's folder; by default one is trained")
     parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--note", default="", help="what else is to be known of the run")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     catalog = Catalog.load()
     folder = given.run or train_recipe(load_recipe(RECIPE), catalog, progress=progress())[0]
-    found = measured(load(folder, catalog=catalog), catalog, given.clips)
+    found = measured(load(folder, catalog=catalog), catalog, given.clips, given.note)
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(given.out / "tasks.json", found)
     write_text(given.out / "tasks.md", table(found))

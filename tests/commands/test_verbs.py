@@ -88,6 +88,7 @@ def test_tasks(verb: Callable, run: Path, tmp_path: Path):
     verb("export", run, tmp_path / "model")
     assert verb("tasks", tmp_path / "model", "--json").json == list(rows.values())
     table = verb("tasks", run)
+    assert "class to video" in table.out
     assert "no conditioner reads label" in " ".join(table.out.split())
 
 
