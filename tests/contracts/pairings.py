@@ -7,7 +7,7 @@ its findings name are remembered as not fitting together, so that a search among
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations, product
 from typing import Any
 
@@ -34,7 +34,13 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "objective": {"variational_bits": {"type": "variational", "chain": "binomial"}},
 }  # fmt: skip
 """Options beside every part's own `tiny`: settings without which another part would never fit."""
-BESIDE = {"classifier_guided": {"tower": "adm_classifier"}}
+PLAIN = (
+    {"data": "shapes:odd", "autoencoder": "identity", "patchifier": "spacetime_cells"},
+    {"data": "shapes:still", "autoencoder": "identity", "patchifier": "spacetime_cells"},
+    {"data": "shapes:large", "autoencoder": "identity", "patchifier": "spacetime_cells"},
+)
+"""Where an option is looked for that fits nowhere else: pixels, one by one."""
+BESIDE = {"classifier_guided": {"tower": "adm_classifier"}, "blended": {"writer": "captioner"}}
 """What an option needs in the recipe besides the roles of a row."""
 
 Row = Mapping[str, str]
@@ -144,14 +150,16 @@ class Pairings:
         option = self.options[role][row[role]] if role in row else None
         return self._part(role, option["type"]) if option else None
 
-    def each(self) -> Iterator[dict[str, str]]:
-        """Rows that fit, until every option that ever fits has been in one: few, for every day."""
+    def each(self, nowhere: Collection[tuple[str, str]] = ()) -> Iterator[dict[str, str]]:
+        """Rows that fit, until every option that ever fits has been in one: few, for every day. Options that are known
+        to fit nowhere are not looked for."""
         chance, covered, seen = random.Random(self.seed), set[Pair](), set[tuple[str, str]]()
         for role in sorted(ROLES, key=lambda role: -len(self.options[role])):
             for word in self._words(role):
-                if (role, word) in seen:
+                if (role, word) in seen or (role, word) in nowhere:
                     continue
-                row = self.legal({role: word}, covered, chance)
+                ways = [{role: word}, *({**plain, role: word} for plain in PLAIN)]
+                row = next((row for way in ways if (row := self.legal(way, covered, chance))), None)
                 if row is not None:
                     covered |= pairs_of(row)
                     seen |= {(r, w.partition(":")[0]) for r, w in row.items()}

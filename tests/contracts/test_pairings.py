@@ -76,7 +76,11 @@ def refused_in_words(pairings: Pairings, row: Row) -> list[str]:
 
 def test_an_option_of_every_role_trains_and_samples(pairings: Pairings, tmp_path: Path) -> None:
     """Each option in some row; what fits nowhere is among what is known to, so that no part quietly fits nowhere."""
-    rows = list(pairings.each())
+    nowhere = {
+        *NOWHERE,
+        *(("objective", word) for word in pairings.options["objective"] if teaches_another(pairings, word)),
+    }
+    rows = list(pairings.each(nowhere))
     failed = tried(pairings, rows, tmp_path)
     assert not failed, "\n".join(failed)
     met = {(role, word) for row in rows for role, word in row.items()}
@@ -86,19 +90,28 @@ def test_an_option_of_every_role_trains_and_samples(pairings: Pairings, tmp_path
             if role == "data":
                 assert any(w.startswith(name) for r, w in met if r == role), word
             elif (role, word) not in met:
-                assert (role, name) in NOWHERE or teaches_another(pairings, role, word), f"{role} {word} fits nowhere"
+                assert (role, name) in nowhere, f"{role} {word} fits nowhere"
 
 
 NOWHERE = {
+    ("autoencoder", "clip_codes"): "latents that a further stage makes video of",
+    ("autoencoder", "clip_image"): "latents that a further stage makes video of",
+    ("conditioner", "degraded"): "only after another stage",
+    ("conditioner", "depth_to_space"): "only after another stage",
     ("conditioner", "enlarged"): "only after another stage",
+    ("conditioner", "image_embedding"): "only after another stage",
+    ("conditioner", "noisy_earlier"): "only after another stage",
     ("denoiser", "prior"): "draws, and learns nothing",
+    ("sampler", "agreeing"): "for latents that a further stage makes video of",
     ("objective", "prior"): "teaches nothing",
+    ("objective", "distil"): "teaches after another phase, whose denoiser it begins from",
 }
+"""Options for which no recipe of one stage and one phase fits, and why."""
 
 
-def teaches_another(pairings: Pairings, role: str, word: str) -> bool:
-    part = pairings.catalog.find(role, pairings.options[role][word]["type"])
-    return role == "objective" and getattr(part, "learns", "denoiser") != "denoiser"
+def teaches_another(pairings: Pairings, word: str) -> bool:
+    part = pairings.catalog.find("objective", pairings.options["objective"][word]["type"])
+    return getattr(part, "learns", "denoiser") != "denoiser"
 
 
 @pytest.mark.slow
