@@ -11,8 +11,8 @@ from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.mismatches import Mismatch, Path
 from mutoscope.registry.recipe import Recipe
 
-SECONDS = 2.0
-"""How long repairs may be looked for, over all mismatches of a recipe."""
+SECONDS = 0.8
+"""Of processor time, that repairs may be looked for, over all mismatches of a recipe."""
 
 Attempt = Callable[[Recipe, Catalog, dict[str, Any]], Findings]
 
@@ -20,8 +20,14 @@ Attempt = Callable[[Recipe, Catalog, dict[str, Any]], Findings]
 def lines(recipe: Recipe, catalog: Catalog, findings: Findings, hosted: dict[str, Any], attempt: Attempt) -> list[str]:
     """One line per finding, in the order of the recipe, mismatches with the one-word changes that would fit."""
     search = Search(recipe, catalog, findings, hosted, attempt)
-    said = [(path, str(error)) for path, _, error in findings.problems]
-    for mismatch in findings.mismatches:
+    mistyped = {path[:-1] for path, _, error in findings.problems if _mistyped(path, error.problem)}
+
+    def follows(path: Path, problem: str = "") -> bool:
+        """Whether a finding may only be the consequence of a mistyped key of a phase, such as an objective missing."""
+        return not _mistyped(path, problem) and any(path[: len(one)] == one for one in mistyped)
+
+    said = [(path, str(error)) for path, _, error in findings.problems if not follows(path, error.problem)]
+    for mismatch in (one for one in findings.mismatches if not follows(one.path)):
         fits = search.repairs(mismatch)
         hint = f"; would fit: {_grouped(fits)}" if fits else ""
         said.append((mismatch.path, str(recipe.problem(mismatch.path, mismatch.says + hint))))
@@ -33,6 +39,11 @@ def lines(recipe: Recipe, catalog: Catalog, findings: Findings, hosted: dict[str
     return [line for _, line in sorted(said, key=lambda one: place(one[0]))]
 
 
+def _mistyped(path: Path, problem: str) -> bool:
+    """Whether a finding is an unknown key of a phase, or an unknown learner."""
+    return "phases" in path[:-1] and (problem.startswith("unknown setting") or path[-1] == "learn")
+
+
 class Search:
     """Tries one other word at a time; a change fits a mismatch that it ends without causing another finding."""
 
@@ -40,7 +51,7 @@ class Search:
         self, recipe: Recipe, catalog: Catalog, findings: Findings, hosted: dict[str, Any], attempt: Attempt
     ) -> None:
         self.recipe, self.catalog, self.findings, self.hosted, self.attempt = recipe, catalog, findings, hosted, attempt
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = time.process_time() + SECONDS
         self.tried: dict[tuple[Path, str], set[tuple[Path, str]] | None] = {}
 
     def repairs(self, mismatch: Mismatch) -> list[tuple[Path, str]]:
@@ -64,7 +75,7 @@ class Search:
     def _after(self, path: Path, name: str) -> set[tuple[Path, str]] | None:
         """What is wrong with the recipe that has this word there; None where that cannot be told in time."""
         if (path, name) not in self.tried:
-            if time.monotonic() > self.deadline:
+            if time.process_time() > self.deadline:
                 return None
             try:
                 self.tried[path, name] = self.attempt(

@@ -71,10 +71,12 @@ class Feed:
             raise DataError("the training split has no clips: zero batches")
         self.order = Order(seed, length)
         self.device = model.device
-        self.stop = stop
+        # Of many processes none may stop by itself: they vote, between steps.
+        self.stop = stop if share.processes == 1 else lambda: False
+        self.cut = False
         self.opening = max((c.sees for c in model.conditioners), default=0) if latents else 0
         self.writes = latents and any(c.reads_written for c in model.conditioners)
-        self.cached = self._fill(cache, stop) if latents and dataset.fixed else None
+        self.cached = self._fill(cache) if latents and dataset.fixed else None
 
     def from_step(self, step: int) -> Iterator[list[tuple[range, Batch]]]:
         """The micro-batches (places, batch) of steps `step`, `step + 1`, ...; the next one is prepared in a thread."""
@@ -82,13 +84,13 @@ class Feed:
             for i in range(step, self.steps):
                 yield [(places, self.cached.batch(self._numbers(i, places))) for places in self.share.places()]
             return
-        with _Ahead(self._load, range(step, self.steps), self.stop) as ahead:
+        with _Ahead(self._load, range(step, self.steps if not self.cut else step), self.stop) as ahead:
             for loaded in ahead:
                 yield [(places, self._encoded(batch.to(self.device))) for places, batch in loaded]
 
     def largest(self) -> list[tuple[range, Batch]] | None:
         """A micro-batch of the clips with the most pixels, where clips are of several sizes; else None."""
-        if isinstance(self.dataset, Seen):
+        if isinstance(self.dataset, Seen) or self.cut:
             return None
         numbers = self._seen()
         sizes = self.dataset.sizes("train", numbers)
@@ -142,8 +144,12 @@ class Feed:
             ids, coded = latents.ids, coded | dict(zip(members, latents.clips(), strict=True))
         return Latents(tuple(coded[i] for i in range(len(video))), ids)
 
-    def _fill(self, most: int, stop: Callable[[], bool]) -> Cache | None:
-        """The cache of every clip that this phase will see, or None where it would be too large."""
+    def _fill(self, most: int) -> Cache | None:
+        """The cache of every clip that this phase will see, or None where it would be too large.
+
+        A stop cuts it short, and then no step is taken: clips encoded one by one need not be those of the cache to
+        the last bit.
+        """
         seen = self._seen()
         blocks = [seen[i : i + BLOCK] for i in range(0, len(seen), BLOCK)]
         kept: list[Batch] = []
@@ -152,7 +158,7 @@ class Feed:
             reach("data.cache")
             return self.dataset.batch("train", blocks[i])
 
-        with _Ahead(load, range(len(blocks)), stop) as ahead:
+        with _Ahead(load, range(len(blocks)), self.stop) as ahead:
             for batch in ahead:
                 coded = self._encoded(batch.to(self.device))
                 if coded.latents is None:
@@ -161,7 +167,8 @@ class Feed:
                 if not kept and held * len(blocks) > most:
                     return None
                 kept.append(coded)
-        return Cache(seen, kept) if len(kept) == len(blocks) else None
+        self.cut = len(kept) < len(blocks)
+        return None if self.cut else Cache(seen, kept)
 
     def _seen(self) -> list[int]:
         """The numbers of all clips that this phase will see."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,8 +19,8 @@ ASKED = re.compile(r"(?:allocate|allocation of) ([0-9.]+ ?(?:[KMGT]i?B|bytes))",
 
 
 @contextmanager
-def told(phase: Phase, what: str, device: torch.device) -> Iterator[None]:
-    """Turns running out of memory in the block into a WorkError. what: was being done, with its shape."""
+def told(phase: Phase, what: Callable[[], str], device: torch.device) -> Iterator[None]:
+    """Turns running out of memory in the block into a WorkError. what: says what was being done, with its shape."""
     try:
         yield
     except (MemoryError, RuntimeError) as failed:
@@ -29,7 +29,7 @@ def told(phase: Phase, what: str, device: torch.device) -> Iterator[None]:
         asked = ASKED.search(str(failed))
         bytes_asked = f"{asked[1]} more" if asked else "more"
         raise WorkError(
-            f"{phase.name}: out of memory: {what}; {bytes_asked} asked for beyond a peak of "
+            f"{phase.name}: out of memory: {what()}; {bytes_asked} asked for beyond a peak of "
             f"{peak_memory(device):,} bytes; lower training.batch, or raise training.accumulate (now "
             f"{phase.descent.accumulate}) for smaller micro-batches, or lower data.size, data.frames or the width"
         ) from failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,8 +81,7 @@ class Training:
                 self.position.phase = i
                 if resumed is None and self._reuse(phase, journal):
                     continue
-                what = f"{phase.descent.batch} clips a step in {phase.descent.accumulate} micro-batches"
-                with told(phase, what, self.processes.device):
+                with told(phase, partial(_described, phase), self.processes.device):
                     self._phase(phase, journal, stop, resumed)
                 resumed = None
             if self.position.phase < len(self.plan.phases):
@@ -162,9 +162,7 @@ class Training:
         started, before = time.monotonic(), spent["seconds"]
         for micros in feed.from_step(self.position.step):
             reach("step.begin")
-            with told(
-                phase, f"step {self.position.step} with {shape_of(micros[0][1])} at a time", self.processes.device
-            ):
+            with told(phase, partial(_described, phase, self.position.step, micros[0][1]), self.processes.device):
                 log = turns.step(self.position.step, micros)
             self.position.step += 1
             reach("step.end")
@@ -200,7 +198,7 @@ class Training:
         largest = feed.largest() if self.position.step < (phase.descent.steps or 0) else None
         if largest is not None:
             what = f"the largest clips do not fit, {shape_of(largest[0][1])} at a time, tried before the first step"
-            with told(phase, what, self.processes.device):
+            with told(phase, lambda: what, self.processes.device):
                 turns.rehearse(self.position.step, largest)
 
     def _roll_back(self, phase: Phase, turns: Turns, bad: NotFinite, times: int) -> None:
@@ -360,6 +358,13 @@ def train(
 ) -> Position:
     """Trains a model by a plan in a folder: see `Training`."""
     return Training(model, plan, folder, processes, store, progress).run()
+
+
+def _described(phase: Phase, step: int | None = None, batch: Batch | None = None) -> str:
+    """What was being done, for whoever runs out of memory."""
+    if step is None or batch is None:
+        return f"{phase.descent.batch} clips a step in {phase.descent.accumulate} micro-batches"
+    return f"step {step} with {shape_of(batch)} at a time"
 
 
 def _learn(module: nn.Module) -> None:

@@ -107,7 +107,7 @@ class Faults:
         self.kinds: tuple[Callable[[], Fault], ...] = (
             self.top_key, self.setting_key, self.setting_key, self.training_key, self.phase_key, self.part_name,
             self.part_name, self.choice, self.learner, self.metric, self.wrong_type, self.wrong_type,
-            self.out_of_range, self.out_of_range, self.missing, self.cross_field, self.cross_field, self.dotted,
+            self.out_of_range, self.out_of_range, self.missing, self.cross_field, self.misfit, self.dotted,
             self.document, self.document, self.extends, self.plugins, self.weights,
         )  # fmt: skip
 
@@ -256,16 +256,23 @@ class Faults:
             lambda: put(latents, "training.phases.1.steps", 5),
             lambda: put(latents, "training.phases.1.budget", {"samples": 3, "flops": 1e9}),
             lambda: put(latents, "training.phases.1.budget", {}),
-            lambda: put(latents, "training.phases.0.objective", "flow"),
-            lambda: put(pixels, "objective", "next_token"),
-            lambda: put(pixels, "sampler", "one_step"),
-            lambda: put(pixels, "sampler", "raster"),
-            lambda: put(latents, "denoiser", {"type": "gpt", "width": 16, "depth": 1, "heads": 2}),
-            lambda: put(critics, "sampler", "euler"),
-            lambda: put(critics, "objective", "flow"),
-            lambda: put(critics, "data.frames", 7),
             lambda: put(pixels, "data.objects", [3, 1]),
         ])()  # fmt: skip
+
+    def misfit(self) -> Fault:
+        """Another part, which does not fit; that may be one mismatch or several."""
+        path, value = self.chance.choice([
+            ("1.training.phases.0.objective", "flow"), ("0.objective", "next_token"), ("0.sampler", "one_step"),
+            ("0.sampler", "raster"), ("1.denoiser", {"type": "gpt", "width": 16, "depth": 1, "heads": 2}),
+            ("2.sampler", "euler"), ("2.objective", "flow"), ("0.autoencoder", "vq"),
+        ])  # fmt: skip
+        base, *keys = path.split(".")
+        data = copy.deepcopy(BASES[int(base)])
+        place = data
+        for key in keys[:-1]:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        place[keys[-1]] = value
+        return Fault("misfit", dumped(data))
 
     # Places and documents
 
@@ -287,8 +294,8 @@ class Faults:
             text + "\tdata: shapes\n",
             text + "---\n" + text,
             "- " + text.replace("\n", "\n  "),
-            text.replace("denoiser: ", "denoiser: !!python/object/apply:os.system ", 1),
-            text.replace("data: ", "data: !!python/name:os.system ", 1),
+            text.replace("denoiser:", "denoiser: !!python/object/apply:os.system", 1),
+            text.replace("data:", "data: !!python/name:os.system", 1),
             text.replace("data:", "? [a, b]\n:", 1),
             text.replace("}", "", 1),
             text + "x: *nowhere\n",

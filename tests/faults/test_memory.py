@@ -15,7 +15,7 @@ from mutoscope.core.training.turns import Turns
 MIXED = """
 data: {type: shapes, sizes: [[3, 8, 8], [5, 8, 16], [1, 8, 8]], clips: 12, held: 4}
 autoencoder: identity
-patchifier: {type: spacetime, size: [1, 4, 4]}
+patchifier: {type: navit, size: [1, 4, 4]}
 conditioner: {type: text, width: 16, depth: 1, heads: 2, length: 12}
 denoiser: {type: navit, width: 16, depth: 1, heads: 2}
 objective: flow

@@ -27,13 +27,11 @@ TRAINING = (
 
 
 def asleep(commands, place: str, *words: object, seconds: str = "1.5") -> int:
-    """A command that sleeps at a place; given when it is asleep, as far as one can see from outside."""
+    """A command that sleeps at a place; given when it does."""
     pid = commands.start(*words, fault=f"{place}:sleep={seconds}")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and pid not in commands.ended:
-        with open(f"/proc/{pid}/wchan") as file:  # what a sleeping process waits for
-            if "nanosleep" in file.read():
-                return pid
+    deadline = time.monotonic() + 300
+    while not (commands.places[pid] / "asleep").exists():
+        assert time.monotonic() < deadline, f"{place} is never reached"
         time.sleep(0.01)
     return pid
 

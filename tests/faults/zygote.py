@@ -12,7 +12,9 @@ import os
 import resource
 import select
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -46,9 +48,14 @@ def child(job: dict) -> None:
     if "umask" in job:
         os.umask(job["umask"])
     from mutoscope.commands.main import main
-    from mutoscope.core.storage.failpoints import arm
+    from mutoscope.core.storage import failpoints
 
-    arm(os.environ.get("MUTOSCOPE_FAULT", ""))
+    def sleep(seconds: float) -> None:
+        (Path(job["out"]) / "asleep").touch()
+        time.sleep(seconds)
+
+    failpoints.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment]
+    failpoints.arm(os.environ.get("MUTOSCOPE_FAULT", ""))
     main(job["argv"])
 
 
