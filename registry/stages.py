@@ -135,6 +135,10 @@ class StageBuilder:
                     self.findings.problem(place, f"is missing: phase {needed[role]} needs it", allowed=names)
                 continue
             parts[role], ledger = self._role(role, place, name, value, ledger)
+        reads = next((c for c in parts.get("conditioner") or () if c is not None and c.reads_written), None)
+        if reads is not None and said.get("writer") is None:
+            names = self.builder.catalog.classes("writer")
+            self.findings.problem((*path, "writer"), f"is missing: {reads.name} reads what it writes", allowed=names)
         objectives = self._objectives(phases, home[0], parts, ledger)
         self._check_pairs(path, said, home, phases, ledger)
         clip = ledger.find(ClipFact)

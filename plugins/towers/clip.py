@@ -127,6 +127,10 @@ class ClipTower(JointTower):
     def sharpness(self) -> Tensor:
         return self.net.logit_scale.clamp(max=SHARPEST).exp()
 
+    def train(self, mode: bool = True) -> ClipTower:
+        """A frozen tower stays in evaluation mode, so that its batch statistics stay what they are."""
+        return super().train(mode and not getattr(self, "frozen", False))
+
     def begin(self, batches: Iterable[Batch]) -> None:
         """Takes in the pieces that the training captions use."""
         self.words.learn(text for batch in batches for text in batch.prompt or ())
