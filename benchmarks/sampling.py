@@ -112,7 +112,7 @@ def write_samples(
             locks.enter_context(RunLock(place))
         reach("sample.begin")
         records, notes = _written(opened, request, format, fps or _fps(opened), place, progress, begins.record())
-        return records, (*said, *notes)
+        return records, (*(opened.notes if isinstance(opened, Loaded) else ()), *said, *notes)
 
 
 def _written(

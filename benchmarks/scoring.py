@@ -39,6 +39,8 @@ def _scored(
     folder: Path, split: str, clips: int | None, plugins: Sequence[Path], device: str | None, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     loaded = load(folder, device=device, plugins=plugins)
+    for note in loaded.notes:
+        progress.note(note)
     metrics, dataset = loaded.assembled.metrics, loaded.assembled.dataset
     if not metrics:
         raise InputError(field="metrics", problem=f"the recipe of {folder} names none; nothing to score by")

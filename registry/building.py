@@ -136,8 +136,9 @@ class Builder:
         settings, wrong = check_settings(cls, named.settings)
         self.findings.settings(path, wrong)
         for word in ("weights", "frozen"):
-            if named.settings.get(word) and not issubclass(cls, nn.Module):
-                self.findings.problem((*path, word), f"{role} '{named.type}' has no weights", got=named.settings[word])
+            said = named.settings.get(word)
+            if said and isinstance(said, (str, bool)) and not issubclass(cls, nn.Module):
+                self.findings.problem((*path, word), f"{role} '{named.type}' has no weights", got=said)
         wires = self._wires(cls, path, ledger)
         for setting in settings_of(cls):
             if setting.nested is not None and setting.name in settings:

@@ -194,12 +194,16 @@ class Answering:
 
 @dataclass(frozen=True)
 class Loaded(Answering):
-    """A run as a model that generates; `step` is how far it was trained, `done` whether to the end."""
+    """A run as a model that generates; `step` is how far it was trained, `done` whether to the end.
+
+    notes: what the user should know, such as that a newer checkpoint is damaged.
+    """
 
     folder: Path
     assembled: Assembled
     step: int
     done: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model | Cascade:
@@ -236,7 +240,7 @@ def load(
     average = parts.get("average")
     if average:
         _install_average(assembled, state["phase"], average)
-    return Loaded(folder, assembled, int(found.name.rpartition("-")[2]), bool(state["done"]))
+    return Loaded(folder, assembled, int(found.name.rpartition("-")[2]), bool(state["done"]), tuple(problems))
 
 
 def _at(folder: Path, step: int) -> Path | None:

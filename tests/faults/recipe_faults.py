@@ -233,7 +233,7 @@ class Faults:
 
     def cross_field(self) -> Fault:
         """Settings each of which may be so, but not together."""
-        pixels, latents, critics = copy.deepcopy(BASES)
+        pixels, latents, _ = copy.deepcopy(BASES)
 
         def put(data: dict, path: str, value: Any) -> Fault:
             *keys, last = path.split(".")

@@ -19,6 +19,7 @@ from mutoscope.core.storage import atomic, checkpoint, weights
 from mutoscope.core.storage.checkpoint import MANIFEST, listed, newest, prune, read_checkpoint, write_checkpoint
 from mutoscope.core.storage.weights import load_tensors, save_tensors
 from mutoscope.core.training.provenance import peak_memory, reset_peak_memory
+from mutoscope.registry.runs import load
 
 
 def contents(scale: int = 1) -> dict[str, dict[str, torch.Tensor]]:
@@ -329,6 +330,19 @@ def test_the_newest_that_verifies_is_found(tmp_path: Path):
     shutil.move(tmp_path / "step-00000001", tmp_path / "step-00000009")
     assert newest(tmp_path, said.append) == tmp_path / "step-00000002", "a checkpoint under another's name"
     assert "is of step 1" in said[-2]
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_says_so(a_run: Path):
+    """The one before samples, and that is told; without any, the run is refused by the file's name."""
+    older, newer = listed(a_run / "checkpoints")
+    flipped(newer / "model.safetensors", random.Random(0))
+    loaded = load(a_run, "cpu")
+    assert loaded.step == int(older.name[5:])
+    assert len(loaded.notes) == 1
+    assert str(newer / "model.safetensors") in loaded.notes[0]
+    flipped(older / "state.json", random.Random(0))
+    with pytest.raises(InputError, match=r"no checkpoint yet .*not as it was written"):
+        load(a_run, "cpu")
 
 
 def test_an_older_checkpoint_is_deleted_only_once_a_newer_one_verifies(tmp_path: Path):

@@ -19,7 +19,6 @@ import torch
 import mutoscope
 from mutoscope.commands.import_ import read_pickled
 from mutoscope.core.errors import MutoscopeError
-from mutoscope.core.storage.checkpoint import newest, read_checkpoint
 from mutoscope.core.storage.journal import read_journal
 from mutoscope.core.storage.weights import load_tensors, save_tensors
 from mutoscope.plugins.data.listing import list_folder
@@ -111,18 +110,13 @@ def corpus(tmp_path: Path, a_run: Path, catalog) -> dict[str, Callable[[], objec
         change(folder)
         ways[name] = lambda: use(folder)
 
-    def checkpoint(folder: Path) -> Path:
-        found = newest(folder / "checkpoints")
-        assert found is not None
-        return found
-
     evil = pickle.dumps(Evil(canary))
-    changed("run_with_a_pickle", lambda f: _put(checkpoint(f) / "extra.pkl", evil), lambda f: load(f, "cpu"))
-    changed("run_of_a_pickle", lambda f: _put(checkpoint(f) / "model.safetensors", evil), lambda f: load(f, "cpu"))
+    changed("run_with_a_pickle", lambda f: _every(f, "extra.pkl", evil), lambda f: load(f, "cpu"))
+    changed("run_of_a_pickle", lambda f: _every(f, "model.safetensors", evil), lambda f: load(f, "cpu"))
     changed(
         "state_that_names_code",
-        lambda f: _put(checkpoint(f) / "state.json", json.dumps({"_instantiator": "os.system", "x": touch}).encode()),
-        lambda f: read_checkpoint(next((f / "checkpoints").iterdir())),
+        lambda f: _every(f, "state.json", json.dumps({"_instantiator": "os.system", "x": touch}).encode()),
+        lambda f: load(f, "cpu"),
     )
     changed(
         "recipe_of_a_run",
@@ -159,6 +153,12 @@ def corpus(tmp_path: Path, a_run: Path, catalog) -> dict[str, Callable[[], objec
         (folder / "metadata.jsonl").write_text(json.dumps(line))
         ways[name] = lambda folder=folder: list_folder(folder, True, (0.0, 0.0))
     return ways
+
+
+def _every(folder: Path, name: str, content: bytes) -> None:
+    """The same file in every checkpoint of a run."""
+    for path in (folder / "checkpoints").iterdir():
+        _put(path / name, content)
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -251,8 +251,9 @@ def _forbidden(node: ast.AST) -> set[str]:
             for k in node.keywords
         ):
             said.add("shell=")
-        if any(k.arg in ("allow_pickle", "trust_remote_code") for k in node.keywords):
-            said.add("allow_pickle")
+        for k in node.keywords:
+            if k.arg in ("allow_pickle", "trust_remote_code"):
+                said |= set() if isinstance(k.value, ast.Constant) and k.value.value is False else {k.arg}
     return said
 
 
