@@ -65,7 +65,7 @@ def test_rungs_are_what_they_say(truth: Truth) -> None:
     assert torch.equal(made["real"], video)
     assert 0 < (made["noise"] - video).abs().mean() < 0.07
     assert torch.equal(made["static"][:, :, 0], made["static"][:, :, -1])
-    assert torch.equal(made["shuffled"].sum(2), made["real"].sum(2))
+    assert torch.allclose(made["shuffled"].sum(2), made["real"].sum(2), atol=1e-5)
     assert (made["mean video"][0] == made["mean video"][5]).all()
     flat = torch.full((1, 3, 2, 8, 8), 0.25)
     assert torch.allclose(blurred(flat, 1.0), flat, atol=1e-6)

@@ -40,7 +40,8 @@ def test_the_recorded_runs_differ_by_seed_and_clip(recorded: dict[str, Recorded]
         assert seeds >= 6
         assert clips >= 200
         assert np.isin(one.scores, (0, 1)).all()
-        assert len({tuple(run) for run in one.scores}) == seeds
+    colour = recorded["caption.colour"].scores
+    assert len({tuple(run) for run in colour}) == len(colour)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -60,6 +61,7 @@ def test_under_three_seeds_never(recorded: dict[str, Recorded], seeds: int) -> N
         assert told[0].p is None
 
 
+@pytest.mark.slow
 def test_six_identical_arms_are_no_easier_told_apart_than_two(recorded: dict[str, Recorded]) -> None:
     """Fifteen pairs under Holm's correction: some pair is called different in at most 6% of the studies."""
     one = recorded["caption.direction"]
@@ -85,14 +87,14 @@ def test_power_is_that_of_the_formula(seeds: int, gap: float) -> None:
     t = stats.t.ppf(0.975, seeds - 1)
     shift = gap / np.sqrt(2) * np.sqrt(seeds)
     expected = 1 - stats.nct.cdf(t, seeds - 1, shift) + stats.nct.cdf(-t, seeds - 1, shift)
-    assert rate(make, 1000, seed=seeds) == pytest.approx(expected, abs=0.045)
+    assert rate(make, 500, seed=seeds) == pytest.approx(expected, abs=0.06)
 
 
 def test_a_difference_of_a_stated_size_is_found(recorded: dict[str, Recorded]) -> None:
     """Four standard deviations between seeds: found by five seeds nearly always, by three about two times in three."""
     one = recorded["caption.colour"]
     gap = 4 * float(one.scores.mean(1).std(ddof=1))
-    found = {n: rate(lambda rng, n=n: one.shifted(rng, gap, n), 400, seed=n) for n in (3, 5, 10)}
+    found = {n: rate(lambda rng, n=n: one.shifted(rng, gap, n), 200, seed=n) for n in (3, 5, 10)}
     assert found[3] < found[5] <= found[10]
     assert found[5] > 0.8
     assert found[10] > 0.98
