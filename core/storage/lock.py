@@ -68,8 +68,10 @@ def holder(folder: Path) -> str | None:
 
 
 def _holder(handle: int) -> str:
-    try:
-        said = json.loads(os.pread(handle, 4096, 0))
-        return f"process {said['pid']} on {said['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+    """What the lock's file says; a moment later, where whoever took it has not written yet."""
+    for wait in (0.0, 0.02, 0.1):
+        time.sleep(wait)
+        with suppress(ValueError, KeyError, TypeError):
+            said = json.loads(os.pread(handle, 4096, 0))
+            return f"process {said['pid']} on {said['host']}"
+    return "another process"

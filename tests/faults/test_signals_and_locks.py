@@ -123,7 +123,7 @@ def test_one_of_many_wins(races, runners, nano, commands, trials, tmp_path):
             folder = tmp_path / f"race-{race}" / "run"
             folder.parent.mkdir()
             words = ("train", nano, "--out", folder, "--device", "cpu")
-            pids = [commands.start(*words, fault="step.begin@2:sleep=2") for _ in range(runners)]
+            pids = [commands.start(*words, fault="step.begin@2:sleep=8") for _ in range(runners)]
             ended = {pid: commands.wait(pid) for pid in pids}
             winners = [pid for pid, done in ended.items() if done.code == 0]
             for pid, done in ended.items():
