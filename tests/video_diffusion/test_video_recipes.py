@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,14 +115,37 @@ def test_the_small_cascade_trains_and_samples(name: str, catalog: Catalog, tmp_p
     assert "caption" in recipe.data["metrics"]
 
 
-def test_the_image_model_stays_through_a_whole_run(catalog: Catalog, tmp_path: Path) -> None:
-    """The checkpoints before and after the phase of the layers of time: bit by bit the same image model and text."""
-    recipe = shortened("11-video-ldm", "training.checkpoint_every=1", "training.keep=100")
-    train_recipe(recipe, catalog, tmp_path / "run", "cpu")
-    folder = tmp_path / "run" / "checkpoints"
-    states = [read_checkpoint(path) for path in sorted(folder.iterdir())]
+def broken_off(folder: Path, other: Path, phase: int) -> None:
+    """A copy of a run as it was after the first step of a phase."""
+    shutil.copytree(folder, other)
+    for path in sorted((other / "checkpoints").iterdir()):
+        state = read_checkpoint(path)[1]
+        if (state["phase"], state["step"]) > (phase, 1):
+            shutil.rmtree(path)
+
+
+def last_model(folder: Path) -> dict[str, torch.Tensor]:
+    found = newest(folder / "checkpoints")
+    assert found is not None
+    return read_checkpoint(found)[0]["model"]
+
+
+@pytest.mark.parametrize(("name", "phase"), [("10-imagen-video", 1), ("11-video-ldm", 2)])
+def test_a_run_resumes_within_a_phase_to_the_last_bit(name: str, phase: int, catalog: Catalog, tmp_path: Path) -> None:
+    """Distillation with its teacher; layers of time, around which the image model, the prompt's features and the
+    encoder stay what they were through their phases."""
+    recipe = shortened(name, "training.checkpoint_every=1", "training.keep=100")
+    train_recipe(recipe, catalog, tmp_path / "a" / "run", "cpu")
+    broken_off(tmp_path / "a" / "run", tmp_path / "b" / "run", phase)
+    train_recipe(recipe, catalog, tmp_path / "b" / "run", "cpu")
+    last, again = last_model(tmp_path / "a" / "run"), last_model(tmp_path / "b" / "run")
+    assert last.keys() == again.keys()
+    for key, tensor in last.items():
+        assert torch.equal(tensor, again[key]), key
+    if name != "11-video-ldm":
+        return
+    states = [read_checkpoint(path) for path in sorted((tmp_path / "a" / "run" / "checkpoints").iterdir())]
     before, after = (next(p for p, s in states if s["phase"] == i and not s["step"])["model"] for i in (2, 3))
-    last = read_checkpoint(newest(folder))[0]["model"]  # type: ignore[arg-type]
     for key, tensor in before.items():
         if key.startswith(("stages.clips.denoiser.image.", "stages.clips.conditioner.")):
             assert torch.equal(tensor, after[key]), key
@@ -143,6 +167,10 @@ def test_a_stage_goes_on_from_first_frames_where_it_has_learned_to(name: str, ca
         with pytest.raises(InputError, match="has not learned to go on"):
             generate(stage, request)
         return
+    torch.manual_seed(0)
+    with torch.no_grad():  # layers that are silent at first are told nothing
+        for parameter in stage.denoiser.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
     made = generate(stage, request).video
     torch.testing.assert_close(made[:, :, 0], source[:, :, 0])
     other = generate(stage, Request(source=-source, stays=stays, prompts=("a red circle moves left",))).video
