@@ -21,9 +21,10 @@ class ClipScore(Metric):
     """A hundred times the cosine of a clip's embedding and its caption's, at least 0: CLIPSIM of Wu et al. 2021,
     arXiv:2104.14806, sec. 4.2, with the bound and the factor of torchmetrics.
 
-    `clip_score.others` is the mean over other captions of the batch, the floor: where the two do not differ, nothing is
-    asked of the clips. The default tower knows the embedded world; a model that sees frames alone, such as open_clip's
-    own with one tile, cannot tell a video from its reverse.
+    `clip_score.others` is the mean over other captions of the set, the floor: where the two do not differ, nothing is
+    asked of the clips. The shipped tower knows colour, shape and whether a thing moves, not where to; a model that sees
+    frames alone, such as open_clip's own with one tile, cannot tell a video from its reverse. For motion there are
+    `caption` and `motion`.
 
     tower: sees and reads.
     """

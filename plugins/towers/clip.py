@@ -45,6 +45,9 @@ class ClipTower(JointTower):
     spaced, in rows (Fan et al. 2021, arXiv:2106.14104), so that motion can be seen; a single frame stands in every
     place. With one tile it sees every frame alone, and a clip is the mean, as CLIP's similarity of videos has it.
 
+    The weights that come with the package tell colours, shapes, and what moves from what stays; the short recipe that
+    made them leaves the direction and the speed of a motion untold.
+
     model: `mutoclip`, a name of open_clip's, or a .json file with a configuration in its format. tiles: frames along a
     side. shipped: start from the weights that come with the package, which `recipes/clip.yaml` makes anew. at_once:
     pictures that go through it together.

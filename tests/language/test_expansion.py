@@ -84,16 +84,16 @@ def test_an_untrained_expander_keeps_every_attribute():
 
 
 def test_a_trained_expander_says_more_and_keeps_every_attribute():
-    data = Shapes(frames=1, laws=("uniform",), described=1.0, clips=256)
-    batch = data.batch("train", range(256))
+    data = Shapes(frames=1, laws=("uniform",), described=1.0, clips=64)
+    batch = data.batch("train", range(64))
     texts = Batch(prompt=batch.prompt, texts=batch.texts, clips=batch.clips)
     torch.manual_seed(1)
-    part = Expander(width=48, depth=1, heads=2, length=40, tries=2)
+    part = Expander(width=48, depth=1, heads=2, length=36, tries=2)
     part.begin([texts])
-    descent = torch.optim.Adam(part.parameters(), lr=5e-3)
+    descent = torch.optim.Adam(part.parameters(), lr=8e-3)
     losses = []
-    for step in range(100):
-        loss = Writing().loss(part, Example(None, Conditioning(), texts), draw(256, step), "learner").total
+    for step in range(70):
+        loss = Writing().loss(part, Example(None, Conditioning(), texts), draw(64, step), "learner").total
         descent.zero_grad()
         loss.backward()
         descent.step()

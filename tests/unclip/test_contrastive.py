@@ -76,12 +76,14 @@ def test_equal_captions_are_right_for_each_other(published):
     assert told.total.item() >= torch.log(torch.tensor(4.0)).item() - 1e-5
 
 
-def test_motion_is_seen_by_tiles_and_not_by_single_frames():
+def test_motion_is_seen_by_tiles_and_not_by_single_frames(published):
     torch.manual_seed(1)
     tiled = ClipTower(shipped=False).eval()
     video = Shapes(frames=9).batch("test", range(2)).video
     back = video.flip(2)
-    assert (tiled.features(video).pooled - tiled.features(back).pooled).abs().max() > 1e-4
+    assert (tiled.pictured(video) - tiled.pictured(back)).abs().max() > 0.1
+    assert not torch.equal(tiled.features(video).pooled, tiled.features(back).pooled)
+    torch.testing.assert_close(published.features(video).pooled, published.features(back).pooled)
     picture = tiled.pictured(video[:, :, :1])
     half = picture.shape[-1] // 2
     torch.testing.assert_close(picture[..., :half, :half], picture[..., half:, half:])
@@ -124,8 +126,8 @@ def test_the_shipped_tower_tells_pictures_by_their_captions():
     said = [captions[i].split() for i in best]
     colour = sum(words[1] in prompt for words, prompt in zip(said, batch.prompt, strict=True)) / 96
     shape = sum(words[2] in prompt for words, prompt in zip(said, batch.prompt, strict=True)) / 96
-    assert colour > 0.95
-    assert shape > 0.6  # a third by chance
+    assert colour > 0.97
+    assert shape > 0.93  # a third by chance
 
 
 @shipped
