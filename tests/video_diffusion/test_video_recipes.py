@@ -130,7 +130,9 @@ def last_model(folder: Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(found)[0]["model"]
 
 
-@pytest.mark.parametrize(("name", "phase"), [("10-imagen-video", 1), ("11-video-ldm", 2)])
+@pytest.mark.parametrize(
+    ("name", "phase"), [("10-imagen-video", 1), pytest.param("11-video-ldm", 2, marks=pytest.mark.slow)]
+)
 def test_a_run_resumes_within_a_phase_to_the_last_bit(name: str, phase: int, catalog: Catalog, tmp_path: Path) -> None:
     """Distillation with its teacher; layers of time, around which the image model, the prompt's features and the
     encoder stay what they were through their phases."""
