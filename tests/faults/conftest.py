@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,9 @@ class Commands:
         return Ended(self.ended.pop(pid), *((place / name).read_text() for name in ("stdout", "stderr")))
 
     def signal(self, pid: int, number: int) -> None:
-        if pid not in self.ended:
-            os.kill(pid, number)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            if pid not in self.ended:
+                os.kill(pid, number)
 
     def run(self, *argv: object, fault: str = "", **more: Any) -> Ended:
         return self.wait(self.start(*argv, fault=fault, **more))

@@ -15,7 +15,7 @@ from mutoscope.core.storage.checkpoint import newest, read_checkpoint
 from mutoscope.core.storage.journal import read_journal
 from mutoscope.core.storage.lock import RunLock, holder
 
-GRACE = 60.0
+GRACE = 180.0
 """Seconds; a stop takes well under one on a machine that has nothing else to do."""
 
 TRAINING = (
