@@ -63,7 +63,10 @@ class ByHand:
         chosen = torch.randint(len(self.latents), (batch,))
         clean = self.latents[chosen]
         t = torch.rand(batch)
-        told = ["" if drop else self.prompts[i] for i, drop in zip(chosen.tolist(), (torch.rand(batch) < 0.1).tolist(), strict=True)]
+        told = [
+            "" if drop else self.prompts[i]
+            for i, drop in zip(chosen.tolist(), (torch.rand(batch) < 0.1).tolist(), strict=True)
+        ]
         noisy = torch.lerp(clean, torch.randn_like(clean), t[:, None, None])
         given = self.conditioner.embed(Batch(prompt=tuple(told)), None)  # type: ignore[arg-type]
         given = Conditioning(given.pooled, given.sequence, given.mask)
