@@ -62,5 +62,7 @@ class TimeConvolution(nn.Module):
 
 
 def groups(channels: int, most: int = 32) -> nn.GroupNorm:
-    """A group norm of as many groups, up to `most`, as divide the channels."""
-    return nn.GroupNorm(next(g for g in range(min(most, channels), 0, -1) if channels % g == 0), channels, EPS)
+    """A group norm of as many groups, up to `most`, as divide the channels into two or more each: a single one would be
+    normalised to nothing on a map of one cell."""
+    most = max(1, min(most, channels // 2))
+    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, EPS)

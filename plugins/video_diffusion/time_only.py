@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, final
+from typing import Annotated, Any, final
 
 from torch import Tensor, nn
 
 from mutoscope.core.component import Nested
+from mutoscope.core.facts import Need, TokenFact
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Example, Losses
 from mutoscope.plugins.video_diffusion.inflated import Inflated
+
+Several = Need("clips of several frames", lambda fact: fact.grid.frames > 1)
 
 
 @final
@@ -19,7 +22,8 @@ class TimeOnly(Objective):
     """The image model and the conditioners stay to the last bit what they are; the layers of time learn.
 
     Blattmann et al. 2023, eq. 2, arXiv:2304.08818: the image model's own noise schedule is kept, as the nested
-    objective should say.
+    objective should say. The phase comes after one that trained the image model, or on published weights: of an image
+    model whose output is still zero nothing behind it learns.
 
     objective: what is descended.
     """
@@ -28,7 +32,12 @@ class TimeOnly(Objective):
     paper = "Blattmann et al. 2023, arXiv:2304.08818"
     accepts = Inflated
 
-    def __init__(self, *, objective: Objective = Nested("ddpm")) -> None:  # type: ignore[assignment]
+    def __init__(
+        self,
+        tokens: Annotated[TokenFact, Several],
+        *,
+        objective: Objective = Nested("ddpm"),  # type: ignore[assignment]
+    ) -> None:
         super().__init__()
         self.objective, self.process = objective, objective.process
 

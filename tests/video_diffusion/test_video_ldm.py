@@ -132,7 +132,7 @@ def test_an_image_is_the_image_model() -> None:
 
 
 def test_training_leaves_the_image_model_to_the_last_bit() -> None:
-    network, objective = video(), TimeOnly(objective=Ddpm(schedule="root"))
+    network, objective = video(), TimeOnly(FACT, objective=Ddpm(schedule="root"))
     network.train()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     objective.restrict(network)
