@@ -43,7 +43,8 @@ class Score:
     """One number, `caption.colour`.
 
     clips: one number per clip (float64, in order), from which value and interval follow; None for a distance between
-    sets, whose `value`, `low`, `high`, `n` the metric gives itself. reliable: false where n is too small.
+    sets, whose `value`, `low`, `high`, `n` the metric gives itself. reliable: false where n is too small. parts: of a
+    distance, one number per clip whose mean is the value, so that sets made of the same requests differ in pairs.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Score:
     high: float | None = None
     n: int | None = None
     reliable: bool = True
+    parts: np.ndarray | None = None
 
 
 class Metric(Component, ABC):

@@ -77,3 +77,20 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, degree: int = 3) -> tuple[floa
 
     half = float(stats.norm.ppf(0.5 + LEVEL / 2) * np.sqrt(variance))
     return float(value), float(value - half), float(value + half)
+
+
+def kernel_parts(x: np.ndarray, y: np.ndarray, degree: int = 3) -> np.ndarray:
+    """What each clip of x adds to `kernel_distance`, n; their mean is the distance.
+
+    The jackknife's pseudo-values n v - (n - 1) v_(-i) (Tukey 1958); of an unbiased estimate over pairs their mean is the
+    estimate itself. Two sets against one y differ by the mean of their parts' differences.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    n, m = len(x), len(y)
+    xx, yy, xy = polynomial(x, x, degree), polynomial(y, y, degree), polynomial(x, y, degree)
+    np.fill_diagonal(xx, 0.0)
+    np.fill_diagonal(yy, 0.0)
+    among = yy.sum() / (m * (m - 1))
+    whole = xx.sum() / (n * (n - 1)) + among - 2 * xy.sum() / (n * m)
+    left = (xx.sum() - 2 * xx.sum(1)) / ((n - 1) * (n - 2)) + among - 2 * (xy.sum() - xy.sum(1)) / ((n - 1) * m)
+    return n * whole - (n - 1) * left

@@ -11,7 +11,7 @@ from mutoscope.core.component import Nested
 from mutoscope.core.errors import InputError
 from mutoscope.core.metric import Material, Metric, Score
 from mutoscope.core.tower import Tower
-from mutoscope.plugins.metrics.distances import kernel_distance
+from mutoscope.plugins.metrics.distances import kernel_distance, kernel_parts
 from mutoscope.plugins.metrics.extraction import Sets, standardised
 
 
@@ -50,7 +50,8 @@ class Kernel(Metric):
         scores = []
         for name, x, y in ((self.name, made, base), (f"{self.name}.floor", held, other)):
             value, low, high = kernel_distance(x, y, self.degree)
-            scores.append(Score(name, value=value, low=low, high=high, n=len(x)))
+            each = kernel_parts(x, y, self.degree) if name == self.name else None
+            scores.append(Score(name, value=value, low=low, high=high, n=len(x), parts=each))
         return scores
 
     def protocol(self) -> dict[str, object]:

@@ -1,0 +1,329 @@
+"""Every lineage recipe against its untrained self and against itself with its mechanism switched off.
+
+    python -m mutoscope.benchmarks.lineage [NN ...] [--json] [--clips N] [--runs DIR] [--out DIR] [--table FILE]
+
+Trains each recipe and the same with the overrides that `lineage.yaml` has for it, and scores both and the untrained
+model on the metric that the recipe names, on the same clips, prompts and noise. Differences are paired by clip. Every
+finished row goes into `lineage.json` and `lineage.md` at once; runs and phases are kept in DIR, so that the same
+command goes on. Without numbers, the table is rendered from the rows that there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from mutoscope.benchmarks.comparison import LEARNT_TOGETHER
+from mutoscope.benchmarks.evaluation import Protocol, Truth, reconstruct, sample
+from mutoscope.benchmarks.statistics import clip_interval, difference
+from mutoscope.benchmarks.study_file import Strict
+from mutoscope.core.errors import InputError, Interrupted, MutoscopeError, RunInUse, WorkError
+from mutoscope.core.metric import Material, Metric
+from mutoscope.core.model import ROLES, Cascade, Model, stages_of
+from mutoscope.core.storage.atomic import make_folder, write_json, write_text
+from mutoscope.core.training.progress import Progress, progress
+from mutoscope.core.training.provenance import environment
+from mutoscope.registry.assembly import Assembled, assemble
+from mutoscope.registry.catalog import Catalog
+from mutoscope.registry.recipe import Recipe, load_recipe
+from mutoscope.registry.runs import PHASES, RUNS, read_json, recipe_hash, train_recipe
+
+TABLE = Path(__file__).parent / "lineage.yaml"
+RESULTS = Path(__file__).parent / "results"
+COMMAND = "python -m mutoscope.benchmarks.lineage"
+LIMIT = 300
+"""Seconds that a recipe may train."""
+ARMS = ("trained", "untrained", "off")
+
+
+class Entry(Strict):
+    """What a recipe is held to. score: dotted, of a metric that the recipe names. off: overrides that switch the
+    mechanism off, and without: what is lacking then. untrained: the roles that the floor has not learned: the denoiser's
+    phase, or all. cause: found by looking at a row that failed."""
+
+    score: str
+    off: list[str] = Field(min_length=1)
+    without: str
+    untrained: Literal["denoiser", "all"] = "denoiser"
+    cause: str = ""
+
+
+def read_table(path: Path = TABLE) -> dict[str, Entry]:
+    """The entries by the recipe's name or path. Raises InputError naming file, line and key of what is wrong first."""
+    file = load_recipe(path, kind="study")
+    try:
+        return TypeAdapter(dict[str, Entry]).validate_python(file.data)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        at = tuple(first["loc"])
+        problem, allowed = str(first["msg"]).replace("Input should be", "must be"), None
+        if first["type"] == "extra_forbidden":
+            problem, allowed = "unknown key", list(Entry.model_fields)
+        raise file.problem(at, problem, first.get("input"), allowed) from None
+
+
+def chosen(table: Mapping[str, Entry], words: Sequence[str]) -> list[str]:
+    """The recipes meant by numbers or names, in the order of the words. Raises InputError on a word that is neither."""
+    found = []
+    for word in words:
+        meant = [name for name in table if name == word or Path(name).stem.partition("-")[0] == word]
+        if not meant:
+            raise InputError(field="recipe", problem="the table has no such recipe", got=word, allowed=list(table))
+        found += meant
+    return list(dict.fromkeys(found))
+
+
+# One row
+
+
+@dataclass(frozen=True)
+class Marks:
+    """One arm's score: its value with an interval, and one number per clip of which it is the mean."""
+
+    value: float
+    low: float
+    high: float
+    clips: np.ndarray
+
+    @property
+    def cell(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What rows are worked on with. runs: where run folders and kept phases are."""
+
+    catalog: Catalog
+    protocol: Protocol
+    runs: Path
+    shown: Progress
+    device: str | None = None
+
+    def row(self, name: str, entry: Entry) -> dict[str, Any]:
+        """Trains, scores and judges one recipe; JSON-able. A training that fails is the row's verdict."""
+        recipe, off = load_recipe(name), load_recipe(name, entry.off)
+        self.check(recipe, off, entry)
+        told: dict[str, Any] = {
+            "system": recipe.name,
+            "recipe": recipe_hash(recipe),
+            "metric": entry.score,
+            "off by": entry.off,
+            "without": entry.without,
+            "clips": self.protocol.clips,
+            "command": f"{COMMAND} {recipe.name.partition('-')[0]}",
+            "environment": {k: v for k, v in environment(self.device or "cpu").items() if k != "argv"}
+            | {"processor": processor()},
+        }
+        marks: dict[str, Marks] = {}
+        try:
+            for arm, one in (("trained", recipe), ("off", off)):
+                self.shown.note(f"{recipe.name}: {arm}")
+                made, seconds = self.trained(one)
+                told |= {f"{arm} seconds": seconds} | ({"parameters": parameters(made)} if arm == "trained" else {})
+                marks[arm] = self.marks(made, made.model, entry.score)
+                if arm == "trained":
+                    marks["untrained"] = self.marks(
+                        made, untrained(made, self.catalog, entry, self.device), entry.score
+                    )
+                    better = metric_of(made, entry.score).better_of(entry.score)
+        except (Interrupted, RunInUse):
+            raise
+        except MutoscopeError as error:
+            return {**told, "verdict": f"FAILED: {' '.join(str(error).split())}", "cause": entry.cause}
+        told |= {"better": better} | {arm: marks[arm].cell for arm in ARMS}
+        return {**told, **judged(marks, better, told["trained seconds"]), "cause": entry.cause}
+
+    def check(self, recipe: Recipe, off: Recipe, entry: Entry) -> None:
+        """Raises InputError where the recipe does not name the metric, or the overrides change nothing."""
+        metric = entry.score.partition(".")[0]
+        named = [m if isinstance(m, str) else m["type"] for m in recipe.data.get("metrics", ())]
+        if metric not in named:
+            raise recipe.problem("metrics", "does not name the metric that the table holds it to", metric, named)
+        if recipe_hash(off) == recipe_hash(recipe):
+            raise recipe.problem((), "is not changed by what switches its mechanism off", entry.off)
+
+    def trained(self, recipe: Recipe) -> tuple[Assembled, float]:
+        """The recipe, trained here or found finished, and the seconds that all its phases took."""
+        folder = self.runs / f"{recipe.name}-{recipe_hash(recipe)}"
+        _, made, position = train_recipe(
+            recipe, self.catalog, folder, self.device, self.shown, self.runs / PHASES
+        )  # fmt: skip
+        return made, sum(spent["seconds"] for spent in position.spent.values())
+
+    def marks(self, made: Assembled, model: Model | Cascade, name: str) -> Marks:
+        """The score of a model, on the protocol's clips, over all sizes that they have."""
+        metric, found = metric_of(made, name), []
+        for truth in Truth.by_size(made.dataset, self.protocol):
+            video = self.looked(metric, model, truth)
+            material = Material(
+                video, truth.real, truth.reference, self.protocol.split, model, made.dataset, self.protocol.seed
+            )
+            said = {score.name: score for score in metric.score(material)}
+            if name not in said:
+                raise WorkError(f"metric {metric.name}: gives no {name}; it gave {', '.join(said) or 'nothing'}")
+            found.append(said[name])
+        clips = np.concatenate([score.parts if score.clips is None else score.clips for score in found])
+        cell, first = clip_interval(clips), found[0]
+        if len(found) == 1 and first.clips is None:
+            return Marks(first.value, first.low, first.high, clips)
+        return Marks(cell.value, cell.low, cell.high, clips)
+
+    def looked(self, metric: Metric, model: Model | Cascade, truth: Truth) -> Tensor:
+        """What a metric looks at: samples, a round trip, or, where it asks the model, real clips."""
+        real = truth.real.video
+        assert isinstance(real, Tensor)
+        if metric.wants == "model":
+            return real
+        if metric.wants == "reconstruction":
+            return reconstruct(model, real)
+        return sample(model, truth.real, self.protocol, places=truth.places)
+
+
+def metric_of(made: Assembled, score: str) -> Metric:
+    """The recipe's metric that gives a score."""
+    return next(metric for metric in made.metrics if metric.name == score.partition(".")[0])
+
+
+def untrained(made: Assembled, catalog: Catalog, entry: Entry, device: str | None) -> Model | Cascade:
+    """The recipe's model at its first weights; see `Entry`."""
+    fresh = assemble(made.recipe, catalog, device=device or "cpu").model
+    for (_, new), (_, old) in zip(stages_of(fresh), stages_of(made.model), strict=True):
+        for role in ROLES:
+            if entry.untrained == "denoiser" and role not in LEARNT_TOGETHER and old.part(role) is not None:
+                new.part(role).load_state_dict(old.part(role).state_dict())
+    return fresh.eval()
+
+
+def judged(marks: Mapping[str, Marks], better: str, seconds: float) -> dict[str, Any]:
+    """The paired differences from the trained model and the verdict in words."""
+    told, missed, sign = {}, [], 1 if better == "higher" else -1
+    for arm, words in (("untrained", "its untrained self"), ("off", "its mechanism off")):
+        gap = difference([marks[arm].clips], [marks["trained"].clips])
+        told[f"over {arm}"] = {"value": gap.difference, "low": gap.low, "high": gap.high}
+        if (gap.low if sign > 0 else -gap.high) <= 0:
+            side = "worse than" if (gap.high if sign > 0 else -gap.low) < 0 else "not distinguishable from"
+            missed.append(f"{side} {words}, by {gap.difference:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}]")
+    return {**told, "verdict": f"FAILED: {'; '.join(missed)}" if missed else "holds", "in time": seconds <= LIMIT}
+
+
+def parameters(made: Assembled) -> int:
+    return sum(p.numel() for _, stage in stages_of(made.model) for p in stage.parameters())
+
+
+def processor() -> str:
+    """The processor in words, as the system has them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+# The table
+
+
+def rendered(rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Entry]) -> str:
+    """The rows in words, as Markdown, and what has none."""
+    recipes = {name: load_recipe(name) for name in table}
+    left = [recipe.name for recipe in recipes.values() if recipe.name not in rows]
+    stale = [r.name for r in recipes.values() if r.name in rows and rows[r.name]["recipe"] != recipe_hash(r)]
+    lines = [
+        "# The lineage, each recipe against itself",
+        "",
+        "Each recipe of `recipes/lineage/` trained as it stands, before it learned (an autoencoder kept as trained where "
+        "it has a phase of its own), and with its mechanism switched off. One seed; intervals are 95% over clips, the "
+        "differences that decide paired by clip. A row holds where the trained model is better than both, by interval. "
+        "Training seconds are of a machine that did other work too.",
+        "",
+        "| system | metric | trained | untrained | mechanism off | verdict | training, s | parameters | threads, processor "
+        "| command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(rows):
+        lines.append(_line(rows[name]))
+    for name in sorted(rows):
+        if rows[name]["verdict"] != "holds" and rows[name].get("cause"):
+            lines += ["", f"{name}: {rows[name]['cause']}"]
+    if stale:
+        lines += ["", f"The recipe has changed since its row: {', '.join(stale)}."]
+    if left:
+        lines += ["", f"Not run yet: {', '.join(left)}."]
+    return "\n".join([*lines, ""])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    made = row["environment"]
+    where = f"{made['threads']}, {made['processor']}"
+    arrow = {"higher": "higher is better", "lower": "lower is better"}.get(str(row.get("better")), "")
+    cells = [_cell(row.get(arm)) for arm in ARMS]
+    off = f"{cells[2]} without {row['without']}"
+    over = "" if row.get("in time", True) else f"; over {LIMIT} s"
+    seconds = f"{row['trained seconds']:.0f}" if "trained seconds" in row else ""
+    size = f"{row['parameters']:,}" if "parameters" in row else ""
+    said = (
+        row["system"], f"{row['metric']}, {arrow}", cells[0], cells[1], off, row["verdict"] + over, seconds, size, where,
+        f"`{row['command']}`",
+    )  # fmt: skip
+    return f"| {' | '.join(said)} |"
+
+
+def _cell(cell: Mapping[str, float] | None) -> str:
+    return "" if cell is None else f"{cell['value']:.3g} [{cell['low']:.3g}, {cell['high']:.3g}]"
+
+
+def kept_rows(out: Path) -> dict[str, Any]:
+    file = out / "lineage.json"
+    return {row["system"]: row for row in read_json(file)["rows"]} if file.is_file() else {}
+
+
+def keep(out: Path, rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Entry]) -> None:
+    """Writes the rows, and the table beside them; a cause that the table has for a row stands in it."""
+    causes = {load_recipe(name).name: entry.cause for name, entry in table.items()}
+    told = {name: {**rows[name], "cause": causes.get(name, "")} for name in sorted(rows)}
+    make_folder(out)
+    write_json(out / "lineage.json", {"command": COMMAND, "rows": list(told.values())})
+    write_text(out / "lineage.md", rendered(told, table))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", metavar="NN", help="a recipe's number or name; none: render the table")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--clips", type=int, default=128, help="clips of the test split that are asked for")
+    parser.add_argument("--runs", type=Path, default=RUNS / "lineage", help="where run folders are kept")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    given = parser.parse_args(words)
+    try:
+        table = read_table(given.table)
+        bench = Bench(Catalog.load(), Protocol(clips=given.clips), given.runs, progress())
+        done = []
+        for name in chosen(table, given.recipes):
+            row = bench.row(name, table[name])
+            done.append(row["system"])
+            keep(given.out, kept_rows(given.out) | {row["system"]: row}, table)
+        if not done:
+            keep(given.out, kept_rows(given.out), table)
+    except MutoscopeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    rows = kept_rows(given.out)
+    shown = [rows[name] for name in done] if done else list(rows.values())
+    print(json.dumps(shown, indent=1) if given.json else "\n".join(map(_line, shown)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The metric `held_loss`: a model's own loss on clips that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mutoscope.core.metric import Material, Metric, Score
+from mutoscope.core.model import Model
+from mutoscope.core.randomness import Draw
+from mutoscope.core.settings import Count
+from mutoscope.core.values import Batch, Example
+
+
+@final
+class HeldLoss(Metric):
+    """The loss of the objective that a model samples by, on each real clip: bits per dimension where that is a
+    variational bound, an error where it is one. Models of one objective can be held against each other by it, since all
+    see the same levels and noise. No score of a cascade, or against discriminators.
+
+    draws: of levels and noise, for each clip.
+    """
+
+    name = "held_loss"
+    wants = "model"
+    better: Literal["higher", "lower"] = "lower"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, *, draws: Count = 16) -> None:
+        self.draws = draws
+
+    def score(self, material: Material) -> Iterable[Score]:
+        model, video = material.model, material.real.video
+        if not isinstance(model, Model) or not isinstance(video, Tensor) or model.objective.opponents():
+            return []
+        model.eval()
+        losses = [self._loss(model, material.real, i, material.seed) for i in range(len(video))]
+        return [Score(self.name, np.array(losses, dtype=np.float64))]
+
+    @torch.no_grad()
+    def _loss(self, model: Model, real: Batch, i: int, seed: int) -> float:
+        """The mean over the draws of one clip."""
+        numbers = tuple(i * self.draws + k for k in range(self.draws))
+        draw = Draw(seed, "held_loss", 0, numbers, model.device)
+        assert isinstance(real.video, Tensor)
+        one = Batch(
+            prompt=None if real.prompt is None else (real.prompt[i],) * self.draws,
+            label=None if real.label is None else real.label[i].expand(self.draws),
+            actions=None if real.actions is None else real.actions[i].expand(self.draws, -1),
+            clips=numbers,
+        ).to(model.device)
+        latents = model.autoencoder.encode(real.video[i : i + 1].expand(self.draws, -1, -1, -1, -1).to(model.device))
+        one = replace(one, latents=latents)
+        example = Example(model.patchifier.patchify(latents), model.embed(one, draw), one)
+        with draw.forked():
+            return float(model.objective.loss(model.denoiser, example, draw, "learner").total)
+
+    def protocol(self) -> dict[str, object]:
+        return {"metric": self.name, "draws": self.draws}
