@@ -17,6 +17,8 @@ from mutoscope.plugins.unclip.agreeing import OneToken
 class TextAlone(Sampler):
     """Gives the text embedding in place of an image embedding: what a prior has to beat. Ramesh et al. 2022, sec. 5.1
     and fig. 8. The denoiser is not asked.
+
+    Raises ValueError where a token is not of the text embedding's width.
     """
 
     name = "text_alone"
@@ -29,6 +31,8 @@ class TextAlone(Sampler):
         given: Annotated[ConditioningFact, Pooled],
     ) -> None:
         super().__init__()
+        if tokens.grid.cells == 1 and given.pooled != tokens.width:
+            raise ValueError(f"the text embedding has {given.pooled} numbers, a token {tokens.width}: not of one space")
 
     def sample(self, denoiser: Denoiser, canvas: Tokens, conditioning: Conditioning, draw: Draw) -> Tokens:
         """Raises InputError where the model is told no text embedding."""
