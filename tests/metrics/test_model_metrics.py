@@ -15,6 +15,7 @@ from mutoscope.core.metric import Material
 from mutoscope.core.model import Model
 from mutoscope.plugins.metrics.classified import Classified
 from mutoscope.plugins.metrics.distances import kernel_distance, kernel_parts
+from mutoscope.plugins.metrics.edited import coarse
 from mutoscope.plugins.metrics.forecast import Forecast
 from mutoscope.plugins.metrics.held_loss import HeldLoss
 from mutoscope.registry.assembly import assemble
@@ -110,3 +111,36 @@ def test_forecast_scores_the_frames_that_follow_those_shown() -> None:
     again = {score.name: score.clips for score in Forecast(frames=2).score(other)}
     assert scores["forecast"] == pytest.approx(again["forecast"])  # no chance at temperature 0: what is shown decides
     assert len(set(np.round(scores["forecast"], 6).tolist())) > 1
+
+
+EDITING = """
+data: {type: shapes, frames: 1, size: [16, 16], laws: [still], clips: 20, held: 24}
+autoencoder: identity
+patchifier: {type: spacetime, size: [1, 4, 4]}
+denoiser: {type: dit, width: 16, depth: 1, heads: 2}
+objective: ddpm
+sampler: {type: sdedit, strength: STRENGTH, steps: 4}
+training: {batch: 4, steps: 1}
+metrics: [edited]
+"""
+
+
+def test_edited_holds_edits_of_coarse_clips_against_real_ones() -> None:
+    found = {}
+    for strength in ("0", "0.5"):
+        made = assembled(EDITING.replace("STRENGTH", strength))
+        found[strength] = {score.name: score for score in made.metrics[0].score(material(made, 12))}
+    kept, noised = found["0"], found["0.5"]
+    # Without noise on the way the coarse clip comes back.
+    assert kept["edited.far"].clips == pytest.approx(0, abs=1e-5)
+    assert kept["edited"].value == pytest.approx(kept["edited.coarse"].value, rel=1e-4)
+    assert noised["edited.far"].clips.min() > 0.05
+    assert noised["edited.coarse"].value == kept["edited.coarse"].value
+    assert noised["edited"].parts.mean() == pytest.approx(noised["edited"].value)
+
+
+def test_coarse_clips_have_the_means_of_blocks() -> None:
+    video = torch.randn(2, 3, 2, 8, 12)
+    rough = coarse(video, 4)
+    assert rough[1, 2, 1, 4:8, 8:12] == pytest.approx(video[1, 2, 1, 4:8, 8:12].mean().expand(4, 4), abs=1e-6)
+    assert torch.allclose(coarse(rough, 4), rough, atol=1e-6)
