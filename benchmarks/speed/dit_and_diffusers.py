@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mutoscope.benchmarks.speed.pairs import ratio, timed_in_turn
+from mutoscope.benchmarks.speed.pairs import FEWEST, ratio, timed_in_turn
 from mutoscope.core.facts import ConditioningFact, LatentFact
 from mutoscope.core.values import Conditioning, Grid, Latents
 from mutoscope.registry.catalog import Catalog
@@ -144,7 +144,7 @@ def measure(
         "parameters": parameters,
         "ratio": asdict(found),
         "bar": 1.0,
-        "within": found.within(1.0) if pairs >= 30 else None,
+        "within": found.within(1.0) if pairs >= FEWEST else None,
         "precision": precision,
         "device": device,
         "threads": torch.get_num_threads(),
