@@ -12,6 +12,7 @@ from mutoscope.core.generation import Request, generate
 from mutoscope.core.model import Model
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Example
+from mutoscope.registry import repairs
 from mutoscope.registry.assembly import assemble
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.recipe import Recipe, load_recipe
@@ -92,7 +93,8 @@ def test_the_whole_matrix(catalog: Catalog, tmp_path, coder: str, denoiser: str,
 
 
 @pytest.mark.parametrize("denoiser", ["gpt", "parti"])
-def test_continuous_latents_are_refused_with_repairs(catalog: Catalog, tmp_path, denoiser: str) -> None:
+def test_continuous_latents_are_refused_with_repairs(catalog: Catalog, tmp_path, denoiser: str, monkeypatch) -> None:
+    monkeypatch.setattr(repairs, "SECONDS", 120.0)  # however loaded the machine is
     said = recipe(catalog, tmp_path, autoencoder="causal_kl", denoiser=denoiser, objective="next_token")
     with pytest.raises(InputError) as refused:
         assemble(said, catalog)

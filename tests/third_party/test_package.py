@@ -63,6 +63,7 @@ def test_installing_is_all_it_takes(installed: Path, tmp_path: Path):
         "data.clips=16",
         "training.phases=[{learn: denoiser, steps: 2}]",
         "autoencoder=identity",
+        "patchifier.size=[1, 4, 4]",
         "training.batch=4",
     ]
     words = ["denoiser.width=16", "denoiser.depth=1", "sampler.steps=2", "conditioner.width=16", *small]

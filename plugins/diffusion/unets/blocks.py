@@ -17,11 +17,11 @@ L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in 32 groups, or in as many as divide fewer channels into two or more each: a single one
-    would be normalised to nothing on a map of one cell."""
+    """Group normalisation in 32 groups; where 32 do not divide the channels, in as many as leave each group two or more:
+    a single channel would be normalised to nothing on a map of one cell."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        most = max(1, min(32, channels // 2))
+        most = 32 if channels % 32 == 0 else max(1, min(32, channels // 2))
         super().__init__(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps)
 
 
