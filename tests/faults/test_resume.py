@@ -161,6 +161,13 @@ def test_evaluation_never_touches_the_raw_weights(pixels, train, made_in, tmp_pa
             tally.tried("" if made_in(folder) == made_in(whole) else f"step {step}: the run has changed")
 
 
+def test_how_often_it_is_saved_changes_nothing(pixels, train, made_in, tmp_path):
+    """A checkpoint looks at the raw weights, and puts nothing in their place."""
+    often = made_in(train(pixels, tmp_path / "a" / "run", "training.checkpoint_every=1"))
+    never = made_in(train(pixels, tmp_path / "b" / "run", "training.checkpoint_every=0"))
+    assert often == never
+
+
 def test_the_average_counts_on(pixels, train, made_in, tmp_path, monkeypatch):
     """Its counter is that of the updates made, whatever was interrupted: the decay of a resumed run is not a new one's."""
     folder = train(pixels, tmp_path / "a" / "run", "training.checkpoint_every=1", "training.keep=99")
