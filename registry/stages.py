@@ -140,7 +140,7 @@ class StageBuilder:
             names = self.builder.catalog.classes("writer")
             self.findings.problem((*path, "writer"), f"is missing: {reads.name} reads what it writes", allowed=names)
         objectives = self._objectives(phases, home[0], parts, ledger)
-        self._check_pairs(path, said, home, phases, ledger)
+        self._check_pairs(path, said, home, phases, ledger, parts.get("conditioner", ()))
         clip = ledger.find(ClipFact)
         if clip is not None:
             check_fit(self.findings, clip.fact, parts, (*path, "view") if said.get("view") else ("data",))
@@ -224,9 +224,16 @@ class StageBuilder:
     # Who accepts whom
 
     def _check_pairs(
-        self, path: Path, said: Mapping[str, Any], home: tuple[Path, Any], phases: Sequence[PhaseSaid], ledger: Ledger
+        self,
+        path: Path,
+        said: Mapping[str, Any],
+        home: tuple[Path, Any],
+        phases: Sequence[PhaseSaid],
+        ledger: Ledger,
+        conditioners: Sequence[Any],
     ) -> None:
-        """Objectives and their learners, the sampler and its denoiser, the denoiser and known tokens."""
+        """Objectives and their learners, the sampler and its denoiser, guidance and the conditioners, the denoiser and
+        known tokens."""
         taught = [(home[0], home[1], "denoiser")] if home[1] is not None else []
         taught += [((*p.path, "objective"), p.objective, p.learn) for p in phases if p.objective is not None]
         for place, (value, learn) in {place: (value, learn) for place, value, learn in taught}.items():
@@ -234,6 +241,11 @@ class StageBuilder:
         sampler, denoiser = self._class("sampler", said), self._class("denoiser", said)
         if sampler and denoiser and not self._excused((*path, "sampler")):
             self._check_accepts(sampler, denoiser, (*path, "sampler"), (*path, "denoiser"))
+        for place, value, role in [
+            ((*path, "sampler"), said.get("sampler"), "sampler"),
+            *((p, v, "objective") for p, v, _ in taught),
+        ]:
+            self._check_guidance(place, role, value, (*path, "conditioner"), conditioners)
         given = ledger.find(ConditioningFact)
         if denoiser and given and given.fact.known and not denoiser.uses_known:  # type: ignore[attr-defined]
             origin = ledger.origin(given, ["known"])
@@ -257,6 +269,20 @@ class StageBuilder:
                 if inner is not None:
                     whole = {"type": inner.type, **inner.settings}
                     self._check_objective((*place, setting.name), whole, learn, path, said)
+
+    def _check_guidance(self, place: Path, role: str, value: Any, home: Path, conditioners: Sequence[Any]) -> None:
+        """What guides needs a conditioner that has learned to be told nothing; one that could not be built may have."""
+        part = self.builder.class_of(role, value) if value is not None else None
+        setting = next((s for s in settings_of(part) if s.name == "guidance"), None) if part else None
+        if part is None or setting is None or any(c is None or c.dropout > 0 for c in conditioners):
+            return
+        scale = value.get("guidance", setting.default) if isinstance(value, Mapping) else setting.default
+        if scale != 1:
+            says = (
+                f"{part.name} guides, by a scale of {scale}, and no conditioner has learned to be told nothing "
+                "(dropout above 0); guidance: 1 is none"
+            )
+            self.findings.mismatch(place, "told nothing", says, [home])
 
     def _check_accepts(self, cls: type[Component], other: type[Component], place: Path, others: Path) -> None:
         accepts = cls.accepts  # type: ignore[attr-defined]

@@ -60,6 +60,8 @@ class LstmComposite(FrameDenoiser):
     ) -> None:
         super().__init__()
         check_frames(self.name, tokens)
+        if reads >= tokens.grid.frames:
+            raise ValueError(f"reads: a clip has {tokens.grid.frames}, and something must be left to foretell")
         self.reads, self.width, self.layers = reads, width, layers
         self.shape = (tokens.grid.rows * tokens.grid.columns, tokens.width)
         self.out = (self.shape[0], process.output_width(tokens))

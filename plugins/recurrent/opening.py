@@ -34,7 +34,7 @@ class Opening(Conditioner):
     ) -> None:
         super().__init__()
         check_frames(self.name, tokens)
-        if frames >= tokens.grid.frames > 1:
+        if frames >= tokens.grid.frames:
             raise ValueError(f"frames: a clip has {tokens.grid.frames}, and something must be left to go on with")
         self.grid, self.patch = tokens.grid, tokens.patch
         self.shown = frames * tokens.grid.rows * tokens.grid.columns

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import LevelDenoiser
-from mutoscope.core.errors import InputError
+from mutoscope.core.facts import Regular, TokenFact
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
-from mutoscope.core.values import Conditioning, Example, Grid, Losses, Tokens
+from mutoscope.core.values import Conditioning, Example, Grid, Known, Losses, Tokens
 
 
 @final
@@ -23,7 +23,7 @@ class Cropped(Objective):
     """Another objective on a crop of every clip, its own in each step. Ramesh et al. 2022, sec. 2.1: the upsamplers
     learn from crops of a quarter of the picture, and serve whole ones.
 
-    Conditioning cells are cropped alike; what is said of the whole clip stays.
+    Conditioning cells and known tokens are cropped alike; what is said of the whole clip stays.
 
     side: of a crop, as a share of the rows and of the columns; all frames stay. objective: the one that is descended.
     """
@@ -35,6 +35,7 @@ class Cropped(Objective):
 
     def __init__(
         self,
+        tokens: Annotated[TokenFact, Regular],
         *,
         side: Annotated[float, Gt(0.0), Le(1.0)] = 0.5,
         objective: Objective = Nested("improved_ddpm"),  # type: ignore[assignment]
@@ -44,18 +45,23 @@ class Cropped(Objective):
         self.process = objective.process
 
     def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
-        """Raises InputError on packed tokens and on known ones, which a crop would tear."""
         tokens, told = example.tokens, example.conditioning
         assert tokens is not None
-        if not tokens.regular or told.known is not None:
-            raise InputError(field="objective", problem="cropped needs clips of one size, and none that is known")
         t, rows, columns = tokens.grids[0]
         small = Grid(t, max(1, round(rows * self.side)), max(1, round(columns * self.side)))
         start = (
             draw.uniform("crop", 2)
             * torch.tensor([rows - small.rows + 1, columns - small.columns + 1], device=tokens.device)
         ).long()
-        cut = Tokens.canvas(small, len(tokens), tokens.device).from_grid(window(tokens.as_grid(), start, small))
+        canvas = Tokens.canvas(small, len(tokens), tokens.device)
+
+        def seen(values: Tensor) -> Tokens:
+            return canvas.from_grid(window(tokens.with_values(values).as_grid(), start, small))
+
+        cut = seen(tokens.filled())
+        if told.known is not None:
+            where = seen(told.known.where[..., None]).filled()[..., 0]
+            told = replace(told, known=Known(seen(told.known.values).filled(), where))
         cells = self._cells(told, tokens.grids[0], start, small)
         told = replace(cells, null=None if told.null is None else self._cells(told.null, tokens.grids[0], start, small))
         return self.objective.loss(learner, Example(cut, told, example.batch), draw, turn)

@@ -71,14 +71,14 @@ class JointImages(Objective):
         return Losses((1 - self.share) * videos.total + self.share * images.total, {**videos.parts, **parts})
 
     def images(self, example: Example, draw: Draw) -> Example:
-        """One frame of each clip, as clips of one frame."""
+        """One frame of each clip, as clips of one frame, of which nothing is known."""
         tokens = example.tokens
         assert tokens is not None
         frames = tokens.grids[0].frames
         number = (draw.uniform("frame").view(-1) * (1 if self.first else frames)).long()
         cells = rearrange(tokens.filled(), "b (t n) d -> b t n d", t=frames)
         canvas = Tokens.canvas(tokens.grids[0]._replace(frames=1), len(tokens), tokens.device)
-        told = _of_frames(example.conditioning, number)
+        told = replace(_of_frames(example.conditioning, number), known=None)
         return Example(canvas.with_values(_chosen(cells, number)[:, 0]), told, example.batch)
 
 

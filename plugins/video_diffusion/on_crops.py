@@ -14,14 +14,15 @@ from mutoscope.core.facts import Need, Regular, TokenFact
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Size
-from mutoscope.core.values import Conditioning, Example, Losses, Tokens
+from mutoscope.core.values import Conditioning, Example, Known, Losses, Tokens
 
 OneCell = Need("tokens of one latent cell", lambda fact: fact.patch == (1, 1, 1))
 
 
 @final
 class OnCrops(Objective):
-    """Every clip is seen through a window, the same in all of its frames and in what lies beside its cells.
+    """Every clip is seen through a window, the same in all of its frames, in what is known of them, and in what
+    lies beside its cells.
 
     How Imagen Video trains its last stage, which is convolutional throughout (Ho et al. 2022, sec. 2.4,
     arXiv:2210.02303), and Video LDM its upsampler (Blattmann et al. 2023, sec. 3.4, arXiv:2304.08818). The denoiser
@@ -71,7 +72,14 @@ class OnCrops(Objective):
         grid = tokens.grids[0]._replace(rows=self.size[0], columns=self.size[1])
         canvas = Tokens.canvas(grid, len(tokens), tokens.device)
         seen = canvas.from_grid(self._windows(tokens.as_grid(), y, x))
-        return Example(seen, self._of_cells(example.conditioning, y, x), example.batch)
+        told = self._of_cells(example.conditioning, y, x)
+        if told.known is not None:
+            values, where = (
+                canvas.from_grid(self._windows(tokens.with_values(v).as_grid(), y, x)).filled()
+                for v in (told.known.values, told.known.where[..., None])
+            )
+            told = replace(told, known=Known(values, where[..., 0]))
+        return Example(seen, told, example.batch)
 
     def _of_cells(self, told: Conditioning, y: Tensor, x: Tensor) -> Conditioning:
         if told.cells is not None:

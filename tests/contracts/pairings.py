@@ -34,7 +34,7 @@ CLIPS = {"odd": (5, 16, 16), "even": (4, 16, 16), "small": (4, 8, 8), "large": (
 """Frames, rows, columns of the data: autoencoders and generators differ in what they fit."""
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "patchifier": {"spacetime_cells": {"type": "spacetime", "size": [1, 1, 1]}, "navit_cells": {"type": "navit", "size": [1, 1, 1]}},
-    "objective": {"variational_bits": {"type": "variational", "chain": "binomial", "steps": 20}},
+    "objective": {"variational_bits": {"type": "variational", "chain": "binomial", "steps": 3}},
 }  # fmt: skip
 """Options beside every part's own `tiny`: settings without which another part would never fit."""
 PLAIN = (

@@ -1,6 +1,6 @@
 """Parts paired with parts: what assembly refuses it refuses in words, and what it assembles trains and samples.
 
-Every day some rows at large; with `-m slow` an option of every role in some row that fits, and every pair of options.
+Every day an option of every role in some row that fits, and some rows at large; with `-m slow` every pair of options.
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ def refused_in_words(pairings: Pairings, row: Row) -> list[str]:
     return []
 
 
-@pytest.mark.slow
 def test_an_option_of_every_role_trains_and_samples(pairings: Pairings, tmp_path: Path) -> None:
     """Each option in some row; what fits nowhere is among what is known to, so that no part quietly fits nowhere."""
     nowhere = {
@@ -200,6 +199,15 @@ def test_a_repair_fits(pairings: Pairings, patient: None) -> None:
         assert f"{role}: " in offers, lines
         named = offers.partition(f"{role}: ")[2].partition(";")[0].replace(",", " ").split()
         assert row[role] in named, (row, lines)
+
+
+def test_guidance_asks_for_a_conditioner_that_was_told_nothing(pairings: Pairings) -> None:
+    """`oscillating` always guides: known before anything is trained, not when the first sample is made."""
+    row = pairings.legal({"denoiser": "dit", "conditioner": "text", "sampler": "oscillating"}, set(), random.Random(1))
+    assert row is not None
+    for told in ("none", "opening"):
+        says = [m.says for m in pairings.findings({**row, "data": "shapes:odd", "conditioner": told}).mismatches]
+        assert any("told nothing" in said for said in says), (told, says)
 
 
 @pytest.mark.slow

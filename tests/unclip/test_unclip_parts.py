@@ -13,7 +13,7 @@ from torch import Tensor
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact, LatentFact, TokenFact
 from mutoscope.core.randomness import Draw
-from mutoscope.core.values import Batch, Conditioning, Example, Grid, Latents, Tokens
+from mutoscope.core.values import Batch, Conditioning, Example, Grid, Known, Latents, Tokens
 from mutoscope.plugins.diffusion.ddim import Ddim
 from mutoscope.plugins.diffusion.ddpm import Ddpm
 from mutoscope.plugins.diffusion.unets.glide import Glide, ReadingAttention
@@ -283,7 +283,7 @@ def test_noise_of_the_second_upsampler_has_drawn_strengths(pictures):
 
 
 def test_crops_are_quarters_of_the_picture_and_of_what_stands_beside_it():
-    """Every crop is the slice that its start says, of tokens and cells alike; the whole is the objective as it is."""
+    """Every crop is the slice that its start says, of tokens, known ones and cells; the whole is the objective as it is."""
     seen: list[Example] = []
 
     class Listens(Ddpm.__mro__[1]):  # an objective that keeps what it is given
@@ -300,13 +300,15 @@ def test_crops_are_quarters_of_the_picture_and_of_what_stands_beside_it():
     example = Example(
         Tokens.canvas(grid, 40).with_values(numbers), Conditioning(cells=cells), Batch(clips=tuple(range(40)))
     )
+    known = Known(-numbers, numbers[..., 0] % 3 == 0)
+    fact = TokenFact(3, grid, 3)
 
     class Zero(torch.nn.Module):
         def forward(self, noisy, level, told):
             return torch.zeros_like(noisy.filled())
 
-    part = Cropped(side=0.5, objective=Listens())
-    part.loss(Zero(), example, draw(40), "learner")
+    part = Cropped(fact, side=0.5, objective=Listens())
+    part.loss(Zero(), replace(example, conditioning=Conditioning(cells=cells, known=known)), draw(40), "learner")
     cut = seen[0]
     assert cut.tokens.grids[0] == Grid(1, 4, 4)
     assert cut.conditioning.cells.shape == (40, 1, 1, 8, 8)
@@ -318,7 +320,10 @@ def test_crops_are_quarters_of_the_picture_and_of_what_stands_beside_it():
     for i in range(40):
         want = picture[y[i] : y[i] + 4, x[i] : x[i] + 4]
         assert torch.equal(cut.tokens.as_grid()[i, 0, 0], want)
-    whole = Cropped(side=1.0, objective=Ddpm()).loss(Zero(), example, draw(40), "learner").total
+    shown = cut.conditioning.known
+    assert torch.equal(shown.values, -cut.tokens.filled())
+    assert torch.equal(shown.where, cut.tokens.filled()[..., 0] % 3 == 0)
+    whole = Cropped(fact, side=1.0, objective=Ddpm()).loss(Zero(), example, draw(40), "learner").total
     torch.testing.assert_close(whole, Ddpm().loss(Zero(), example, draw(40), "learner").total)
     start = torch.tensor([[1, 2]])
     assert window(picture.view(1, 1, 1, 8, 8), start, Grid(1, 2, 3))[0, 0, 0].tolist() == picture[1:3, 2:5].tolist()

@@ -13,7 +13,7 @@ from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.errors import InputError
 from mutoscope.core.facts import ConditioningFact, EarlierFact, LatentFact, TokenFact
 from mutoscope.core.randomness import Draw
-from mutoscope.core.values import Batch, Conditioning, Example, Grid, Tokens
+from mutoscope.core.values import Batch, Conditioning, Example, Grid, Known, Tokens
 from mutoscope.plugins.video_diffusion.continuous import Continuous, CosineProcess
 from mutoscope.plugins.video_diffusion.distil import Distil
 from mutoscope.plugins.video_diffusion.distilled import Distilled
@@ -401,7 +401,8 @@ def test_crops_are_windows_of_the_clip_and_of_what_lies_beside_it() -> None:
     part = OnCrops(FACT, objective=inner, size=(2, 3))
     tokens = tokens_of(clips=30)
     cells = tokens.as_grid() * 2
-    example = Example(tokens, Conditioning(cells=cells, null=Conditioning(cells=cells)), Batch())
+    known = Known(3 * tokens.filled(), tokens.filled()[..., 0] > 0)
+    example = Example(tokens, Conditioning(cells=cells, known=known, null=Conditioning(cells=cells)), Batch())
     with torch.no_grad():
         part.loss(Gaussian(), example, Draw(0, "t", 0, tuple(range(30))), "learner")
     (seen,) = inner.kept
@@ -410,6 +411,8 @@ def test_crops_are_windows_of_the_clip_and_of_what_lies_beside_it() -> None:
     crops, whole, places = seen.tokens.as_grid(), tokens.as_grid(), set()
     assert torch.equal(seen.conditioning.cells, 2 * crops)
     assert torch.equal(seen.conditioning.null.cells, 2 * crops)
+    assert torch.equal(seen.conditioning.known.values, 3 * seen.tokens.filled())
+    assert torch.equal(seen.conditioning.known.where, seen.tokens.filled()[..., 0] > 0)
     for b in range(30):
         found = [
             (y, x) for y in range(3) for x in range(4) if torch.equal(whole[b, :, :, y : y + 2, x : x + 3], crops[b])
