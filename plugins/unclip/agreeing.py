@@ -10,13 +10,19 @@ import torch.nn.functional as F
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import Denoiser
 from mutoscope.core.errors import InputError
-from mutoscope.core.facts import Continuous, Need, TokenFact
+from mutoscope.core.facts import ConditioningFact, Continuous, Need, Pooled, TokenFact
 from mutoscope.core.randomness import Draw
 from mutoscope.core.sampler import Sampler
 from mutoscope.core.settings import Count
 from mutoscope.core.values import Conditioning, Tokens
 
 OneToken = Need("clips of one token", lambda fact: fact.grid.cells == 1)
+
+
+def check_one_space(tokens: TokenFact, given: ConditioningFact) -> None:
+    """Raises ValueError where tokens and text embeddings cannot be of one space."""
+    if tokens.grid.cells == 1 and given.pooled not in (0, tokens.width):  # either is refused by its own need
+        raise ValueError(f"the text embedding has {given.pooled} numbers, a token {tokens.width}: not of one space")
 
 
 @final
@@ -26,7 +32,8 @@ class Agreeing(Sampler):
     Ramesh et al. 2022, sec. 2.2, which draws two. The text embedding is the pooled vector that the model is told, of
     the same space; a clip is one token.
 
-    draws: embeddings for each one asked for. sampler: draws them.
+    draws: embeddings for each one asked for. sampler: draws them. Raises ValueError where a token is not of the text
+    embedding's width.
     """
 
     name = "agreeing"
@@ -37,11 +44,13 @@ class Agreeing(Sampler):
     def __init__(
         self,
         tokens: Annotated[TokenFact, Continuous, OneToken],
+        given: Annotated[ConditioningFact, Pooled],
         *,
         draws: Count = 2,
         sampler: Sampler = Nested("ancestral", {"steps": 64}),  # type: ignore[assignment]
     ) -> None:
         super().__init__()
+        check_one_space(tokens, given)
         self.draws, self.sampler = draws, sampler
 
     def sample(self, denoiser: Denoiser, canvas: Tokens, conditioning: Conditioning, draw: Draw) -> Tokens:

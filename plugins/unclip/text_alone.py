@@ -10,7 +10,7 @@ from mutoscope.core.facts import ConditioningFact, Continuous, Pooled, TokenFact
 from mutoscope.core.randomness import Draw
 from mutoscope.core.sampler import Sampler
 from mutoscope.core.values import Conditioning, Tokens
-from mutoscope.plugins.unclip.agreeing import OneToken
+from mutoscope.plugins.unclip.agreeing import OneToken, check_one_space
 
 
 @final
@@ -31,8 +31,7 @@ class TextAlone(Sampler):
         given: Annotated[ConditioningFact, Pooled],
     ) -> None:
         super().__init__()
-        if tokens.grid.cells == 1 and given.pooled != tokens.width:
-            raise ValueError(f"the text embedding has {given.pooled} numbers, a token {tokens.width}: not of one space")
+        check_one_space(tokens, given)
 
     def sample(self, denoiser: Denoiser, canvas: Tokens, conditioning: Conditioning, draw: Draw) -> Tokens:
         """Raises InputError where the model is told no text embedding."""

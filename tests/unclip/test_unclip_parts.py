@@ -162,9 +162,11 @@ def test_of_two_draws_the_one_that_agrees_is_kept(prior):
     told = Conditioning(torch.randn(7, 6), torch.randn(7, 4, 5), torch.ones(7, 4, dtype=torch.bool))
     canvas, once = Tokens.canvas(ONE, 7), draw(7)
     with torch.no_grad():
-        kept = Agreeing(fact, draws=2, sampler=inner).sample(prior, canvas, told, once).filled()
+        kept = Agreeing(fact, ConditioningFact(pooled=6), sampler=inner).sample(prior, canvas, told, once).filled()
         both = torch.stack([inner.sample(prior, canvas, told, once.at(i)).filled() for i in range(2)])
     cosines = torch.nn.functional.cosine_similarity(both[:, :, 0], told.pooled[None], dim=-1)
+    with pytest.raises(ValueError, match="not of one space"):
+        Agreeing(fact, ConditioningFact(pooled=5), sampler=inner)
     best = both[cosines.argmax(dim=0), torch.arange(7)]
     assert torch.equal(kept, best)
     assert len(set(cosines.argmax(dim=0).tolist())) == 2
