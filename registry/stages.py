@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from mutoscope.core.component import Component, Facts, Nested
 from mutoscope.core.facts import ClipFact, ConditioningFact, EarlierFact, LatentFact
 from mutoscope.core.model import GENERATING, ROLES, Model
@@ -80,6 +82,8 @@ def stages_said(recipe: Recipe, findings: Findings) -> list[Mapping[str, Any]]:
             findings.problem(("stages", i, "name"), "is missing: a stage has a name of its own")
         elif "." in str(name) or name in [s["name"] for s in named]:
             findings.problem(("stages", i, "name"), "must be a name of its own, without dots", got=name)
+        elif hasattr(nn.ModuleDict(), str(name)):
+            findings.problem(("stages", i, "name"), "is a word that torch keeps for itself", got=name)
         named.append({**stage, "name": str(name or i)})
     for role in ROLES:
         if recipe.data.get(role) is not None:

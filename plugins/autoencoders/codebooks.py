@@ -27,6 +27,19 @@ def encodings(encode: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> T
     return torch.cat([rearrange(z.float(), "b c t h w -> (b t h w) c") for z in made])
 
 
+def spread(z: Tensor, count: int) -> Tensor:
+    """Some of M C vectors, count C: each the farthest of all from those before it (Gonzalez 1985, Theor. Comput. Sci. 38).
+
+    Taken at random they would be what is common, of which most frames are full, and what is rare would have no code.
+    """
+    z = z.float()
+    places, distance = [z.new_zeros((), dtype=torch.long)], (z - z[0]).square().sum(1)
+    for _ in range(count - 1):
+        places.append(distance.argmax())
+        distance = torch.minimum(distance, (z - z[places[-1]]).square().sum(1))
+    return z[torch.stack(places)]
+
+
 def passed_on(z: Tensor, quantised: Tensor) -> Tensor:
     """The quantised values, with the gradient of z: the straight-through estimator (Bengio et al. 2013)."""
     return z + (quantised - z).detach()
@@ -66,9 +79,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start_at(self, z: Tensor) -> None:
-        """Sets the vectors to evenly spaced ones of M C inputs."""
-        place = torch.linspace(0, len(z) - 1, len(self.vectors), device=z.device).round().long()
-        self.vectors.copy_(z[place])
+        """Sets the vectors to some of M C inputs, far from each other."""
+        self.vectors.copy_(spread(z, len(self.vectors)))
         self.sums.copy_(self.vectors)
         self.counts.fill_(1)
 
@@ -113,6 +125,5 @@ class LearnedCodebook(nn.Module):
 
     @torch.no_grad()
     def start_at(self, z: Tensor) -> None:
-        """Sets the vectors to evenly spaced ones of M C inputs."""
-        place = torch.linspace(0, len(z) - 1, len(self.vectors), device=z.device).round().long()
-        self.vectors.copy_(z[place])
+        """Sets the vectors to some of M C inputs, far from each other."""
+        self.vectors.copy_(spread(z, len(self.vectors)))

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.norms import GroupNorm
+
 EPS = 1e-6
 
 
@@ -41,7 +43,7 @@ class Encoder(nn.Module):
             layers += [Halve(now)] if level < len(widths) - 1 else []
         self.down = nn.Sequential(*layers)
         self.middle = _middle(before, middle)
-        self.norm = _norm(before)
+        self.norm = GroupNorm(before, EPS)
         self.out = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class Decoder(nn.Module):
                 before = widths[level]
             layers += [Double(before)] if level else []
         self.up = nn.Sequential(*layers)
-        self.norm = _norm(before)
+        self.norm = GroupNorm(before, EPS)
         self.out = nn.Conv2d(before, out, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -78,8 +80,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(channels), nn.Conv2d(channels, out, 3, padding=1)
-        self.norm2, self.conv2 = _norm(out), nn.Conv2d(out, out, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(channels, EPS), nn.Conv2d(channels, out, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(out, EPS), nn.Conv2d(out, out, 3, padding=1)
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = GroupNorm(width, EPS)
         self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +134,3 @@ def each_frame(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def _middle(width: int, attends: bool) -> nn.Sequential:
     attention = [Attention(width)] if attends else []
     return nn.Sequential(Residual(width, width), *attention, Residual(width, width))
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(next(g for g in range(min(32, width), 0, -1) if width % g == 0), width, EPS)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.layers.embeddings import sinusoid
-from mutoscope.plugins.video_diffusion.frames import groups
+from mutoscope.core.layers.norms import GroupNorm
 
 
 class UnderWay:
@@ -63,10 +63,10 @@ class TimeResidual(nn.Module):
 
     def __init__(self, channels: int, told: int = 0, context: int = 0) -> None:
         super().__init__()
-        self.norm1, self.conv1 = groups(channels), nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.norm1, self.conv1 = GroupNorm(channels), nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
         self.told = nn.Linear(told, channels) if told else None
         self.context = nn.Conv3d(context, channels, 1) if context else None
-        self.norm2, self.conv2 = groups(channels), nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.norm2, self.conv2 = GroupNorm(channels), nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 

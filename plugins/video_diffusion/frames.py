@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.norms import GroupNorm
+
 EPS = 1e-5
 
 
@@ -47,7 +49,7 @@ class TimeConvolution(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = groups(channels)
+        self.norm = GroupNorm(channels, EPS)
         self.conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
         nn.init.zeros_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
@@ -59,10 +61,3 @@ class TimeConvolution(nn.Module):
         # Each frame has its own statistics, so that only the convolution looks at other frames.
         flat = self.norm(rearrange(x, "b c t h w -> (b t) c h w"))
         return x + self.conv(F.silu(rearrange(flat, "(b t) c h w -> b c t h w", b=len(x))))
-
-
-def groups(channels: int, most: int = 32) -> nn.GroupNorm:
-    """A group norm of as many groups, up to `most`, as divide the channels into two or more each: a single one would be
-    normalised to nothing on a map of one cell."""
-    most = max(1, min(most, channels // 2))
-    return nn.GroupNorm(next(g for g in range(most, 0, -1) if channels % g == 0), channels, EPS)

@@ -13,10 +13,11 @@ from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
 from mutoscope.core.layers.attention import CrossAttention, SelfAttention
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Count, Depth, Width
 from mutoscope.core.values import Conditioning, Tokens
-from mutoscope.plugins.video_diffusion.frames import TimeAttention, TimeConvolution, groups
+from mutoscope.plugins.video_diffusion.frames import TimeAttention, TimeConvolution
 
 
 @final
@@ -87,7 +88,7 @@ class VideoUNet(LevelDenoiser):
             self.up.append(nn.ModuleList(blocks))
             self.enlarge.append(nn.Conv2d(before, widths[i - 1], 3, padding=1) if i else nn.Identity())
             before = widths[i - 1] if i else before
-        self.norm = groups(before)
+        self.norm = GroupNorm(before)
         self.out = nn.Conv2d(before, process.output_width(tokens), 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
@@ -157,9 +158,9 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out: int, told: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = groups(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(channels), nn.Conv2d(channels, out, 3, padding=1)
         self.told = nn.Linear(told, 2 * out)
-        self.norm2, self.conv2 = groups(out), nn.Conv2d(out, out, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(out), nn.Conv2d(out, out, 3, padding=1)
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]

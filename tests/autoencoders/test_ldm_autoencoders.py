@@ -207,12 +207,12 @@ def test_same_weights_same_outputs_as_diffusers() -> None:
     theirs = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 64),
+        block_out_channels=(128, 256, 256),
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=32,
     ).eval()
-    ours = Kl(CLIP, channels=4, width=32, multipliers=(1, 2, 2), depth=2).eval()
+    ours = Kl(CLIP, channels=4, width=128, multipliers=(1, 2, 2), depth=2).eval()
     matched(ours, theirs)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     x = video(2)

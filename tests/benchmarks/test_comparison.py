@@ -52,7 +52,7 @@ def scores(told: dict) -> list:
 
 def test_results_have_a_row_per_arm_seed_and_metric(finished: Path):
     told = results(finished)
-    metrics = [f"caption.{word}" for word in ("all", "colour", "shape", "direction", "speed", "count")]
+    metrics = [f"caption.{word}" for word in ("all", "appearance", "colour", "shape", "direction", "speed", "count")]
     keys = [(row["arm"], row["seed"], row["metric"]) for row in told["rows"]]
     assert sorted(keys) == sorted((a, s, m) for a in ("shallow", "deep") for s in (0, 1) for m in metrics)
     for row in told["rows"]:

@@ -125,13 +125,13 @@ def test_ddpm() -> None:
         flip_sin_to_cos=False,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 64),
+        block_out_channels=(128, 256),
         layers_per_block=2,
         downsample_padding=0,
         attention_head_dim=None,
         norm_eps=1e-6,
     )
-    ours = DdpmUNet(TOKEN, ConditioningFact(), Noise(), width=32, multipliers=(1, 2), attend=(2,)).eval()
+    ours = DdpmUNet(TOKEN, ConditioningFact(), Noise(), width=128, multipliers=(1, 2), attend=(2,)).eval()
     matched(ours, stirred(theirs))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([7.0, 800.0])
@@ -159,7 +159,7 @@ def test_adm() -> None:
         flip_sin_to_cos=True,
         down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        block_out_channels=(32, 64),
+        block_out_channels=(128, 256),
         layers_per_block=2,
         downsample_type="resnet",
         upsample_type="resnet",
@@ -170,7 +170,7 @@ def test_adm() -> None:
         attn_norm_num_groups=32,
     )
     ours = Adm(
-        TOKEN, ConditioningFact(pooled=7), Twice(), width=32, multipliers=(1, 2), depth=2, attend=(2,), head_width=16
+        TOKEN, ConditioningFact(pooled=7), Twice(), width=128, multipliers=(1, 2), depth=2, attend=(2,), head_width=16
     ).eval()
     matched(ours, stirred(theirs))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
@@ -187,13 +187,13 @@ def test_latent_diffusion() -> None:
         out_channels=3,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(32, 64),
+        block_out_channels=(128, 256),
         layers_per_block=2,
         cross_attention_dim=24,
         attention_head_dim=4,
     )
     ours = LdmUNet(
-        TOKEN, ConditioningFact(sequence=24, length=5), Noise(), width=32, multipliers=(1, 2), attend=(1,), heads=4
+        TOKEN, ConditioningFact(sequence=24, length=5), Noise(), width=128, multipliers=(1, 2), attend=(1,), heads=4
     ).eval()
     matched(ours, stirred(theirs))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())

@@ -203,7 +203,7 @@ def run(name: str, folder: Path) -> dict[str, object]:
         return {"mutant": name, "outcome": f"stale: its place stands {source.count(mutant.old)} times in {mutant.file}"}
     file.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *mutant.tests]
         environment = {**os.environ, "PYTHONPATH": str(folder.parent), "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("MUTOSCOPE_TRIALS", None)  # these failures are wanted
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -387,6 +387,15 @@ def test_a_cascade(catalog):
     assert "fine.denoiser" in made.made
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.b", "without dots"), ("base", "of its own"), ("keys", "torch keeps")],
+)
+def test_names_that_no_stage_can_have(catalog, name: str, said: str):
+    data = {"data": "clips", "stages": [stage("base", 3, 4), stage(name, 5, 8)], "training": {"steps": 1, "batch": 2}}
+    assert any("stages.1.name" in line and said in line for line in refused(Recipe.of(data), catalog))
+
+
 def test_mistakes_in_a_cascade(catalog):
     data = {
         "data": "clips",

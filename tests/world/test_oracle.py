@@ -29,7 +29,7 @@ def pixels(video: Tensor) -> np.ndarray:
 def test_one_visible_thing_is_always_read_right(clips, tier: str) -> None:
     """300 of 300 clips: colour, shape, direction, speed and count; no position off by more than 0.1 pixels."""
     batch = clips.batch(tier)
-    assert clips.scores(Caption(), batch) == dict.fromkeys(("all", "colour", "shape", "direction", "speed", "count"), 1)
+    assert set(clips.scores(Caption(), batch).values()) == {1}
     worst, frames = 0.0, 0
     for reading, scene in zip(read(pixels(batch.video), 8.0), batch.state, strict=True):
         thing, track = scene.things[0], reading.tracks[0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Count, Depth, Natural, Positive, Share, Width
 from mutoscope.core.values import Conditioning, Tokens
@@ -18,7 +19,6 @@ from mutoscope.plugins.diffusion.unets.blocks import (
     Double,
     Halve,
     Modulate,
-    Norm,
     Residual,
     Told,
     silenced,
@@ -80,7 +80,7 @@ class Adm(LevelDenoiser):
             down=lambda c: Residual(c, c, told, modulate, "down", dropout) if inside else Halve(c),
             up=lambda c: Residual(c, c, told, modulate, "up", dropout) if inside else Double(c),
         )
-        self.norm = Norm(widths[0])
+        self.norm = GroupNorm(widths[0])
         self.out = silenced(nn.Conv2d(widths[0], process.output_width(tokens), 3, padding=1))
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:

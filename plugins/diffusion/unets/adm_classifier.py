@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from mutoscope.core.facts import ClassifierFact, ClipFact, ConditioningFact, Labelled
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.settings import Count, Depth, Positive, Share, Width
 from mutoscope.core.tower import Tower
 from mutoscope.core.values import Features
-from mutoscope.plugins.diffusion.unets.blocks import Attention, Halve, Norm, Residual, Told
+from mutoscope.plugins.diffusion.unets.blocks import Attention, Halve, Residual, Told
 from mutoscope.plugins.diffusion.unets.skeleton import Step
 
 
@@ -67,7 +68,7 @@ class AdmClassifier(Tower):
                 self.down.append(inside if resample == "residual" else Halve(now))
         self.down.append(step(before, before, True))
         self.down.append(step(before, before, False))
-        self.norm = Norm(before)
+        self.norm = GroupNorm(before)
         halvings = 2 ** (len(widths) - 1)
         places = tuple(-(-n // halvings) for n in clip.size)
         self.pool = Pool(before, clip.classes, (places[0], places[1]), max(1, before // head_width))

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.facts import ConditioningFact
+from mutoscope.core.layers.norms import GroupNorm
 
 Modulate = Literal["scale_shift", "add"]
 """How the level enters a residual block: GN(h)(1 + w) + b, or added between the convolutions."""
 Resample = Literal["none", "down", "up"]
 L = TypeVar("L", nn.Conv2d, nn.Linear)
-
-
-class Norm(nn.GroupNorm):
-    """Group normalisation in 32 groups; where 32 do not divide the channels, in as many as leave each group two or more:
-    a single channel would be normalised to nothing on a map of one cell."""
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        most = 32 if channels % 32 == 0 else max(1, min(32, channels // 2))
-        super().__init__(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same whatever the batch: torch's module refuses one clip of one cell where a group is one channel."""
-        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def silenced(layer: L) -> L:
@@ -57,10 +44,10 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         self.scales, self.resample = modulate == "scale_shift", resample
-        self.norm1 = Norm(channels, eps)
+        self.norm1 = GroupNorm(channels, eps)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.told = nn.Linear(told, 2 * out if self.scales else out)
-        self.norm2 = Norm(out, eps)
+        self.norm2 = GroupNorm(out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = silenced(nn.Conv2d(out, out, 3, padding=1))
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
@@ -92,7 +79,7 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f"heads: {heads} heads do not divide {channels} channels")
         self.heads = heads
-        self.norm = Norm(channels, eps)
+        self.norm = GroupNorm(channels, eps)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), silenced(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Count, Depth, Share, Width
 from mutoscope.core.values import Conditioning, Tokens
-from mutoscope.plugins.diffusion.unets.blocks import Attention, Double, Halve, Norm, Residual, Told, silenced
+from mutoscope.plugins.diffusion.unets.blocks import Attention, Double, Halve, Residual, Told, silenced
 from mutoscope.plugins.diffusion.unets.folding import each_frame, inputs, of_frames, pictures, rows
 from mutoscope.plugins.diffusion.unets.skeleton import U
 
@@ -68,7 +69,7 @@ class DdpmUNet(LevelDenoiser):
             up=Double,
         )
         end = width * multipliers[0]
-        self.norm = Norm(end, EPS)
+        self.norm = GroupNorm(end, EPS)
         self.out = silenced(nn.Conv2d(end, process.output_width(tokens), 3, padding=1))
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:

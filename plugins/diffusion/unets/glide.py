@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Prompted, Regular, TokenFact
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Count, Depth, Positive, Share, Width
 from mutoscope.core.values import Conditioning, Tokens
-from mutoscope.plugins.diffusion.unets.blocks import Norm, Residual, Told, silenced
+from mutoscope.plugins.diffusion.unets.blocks import Residual, Told, silenced
 from mutoscope.plugins.diffusion.unets.folding import each_frame, inputs, of_frames, pictures, rows
 from mutoscope.plugins.diffusion.unets.skeleton import U
 
@@ -63,7 +64,7 @@ class Glide(LevelDenoiser):
             down=lambda c: Residual(c, c, told, resample="down", dropout=dropout),
             up=lambda c: Residual(c, c, told, resample="up", dropout=dropout),
         )
-        self.norm = Norm(widths[0])
+        self.norm = GroupNorm(widths[0])
         self.out = silenced(nn.Conv2d(widths[0], process.output_width(tokens), 3, padding=1))
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:
@@ -90,7 +91,7 @@ class ReadingAttention(nn.Module):
         if channels % heads:
             raise ValueError(f"heads: {heads} heads do not divide {channels} channels")
         self.heads = heads
-        self.norm = Norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv, self.kv = nn.Linear(channels, 3 * channels), nn.Linear(context, 2 * channels)
         self.out = silenced(nn.Linear(channels, channels))
 

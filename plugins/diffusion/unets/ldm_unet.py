@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mutoscope.core.denoiser import PictureDenoiser, PictureLayer
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Count, Depth, Natural, Share, Width
 from mutoscope.core.values import Conditioning, Tokens
@@ -19,7 +20,6 @@ from mutoscope.plugins.diffusion.unets.blocks import (
     Double,
     Halve,
     Modulate,
-    Norm,
     Residual,
     Told,
     silenced,
@@ -89,7 +89,7 @@ class LdmUNet(PictureDenoiser):
             down=lambda c: Residual(c, c, told, modulate, "down", dropout) if inside else Halve(c),
             up=lambda c: Residual(c, c, told, modulate, "up", dropout) if inside else Double(c),
         )
-        self.norm = Norm(widths[0])
+        self.norm = GroupNorm(widths[0])
         self.out = silenced(nn.Conv2d(widths[0], process.output_width(tokens), 3, padding=1))
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
         super().__init__()
         if channels % heads:
             raise ValueError(f"heads: {heads} heads do not divide {channels} channels")
-        self.norm = Norm(channels, 1e-6)
+        self.norm = GroupNorm(channels, 1e-6)
         self.embed = nn.Conv2d(channels, channels, 1)
         self.blocks = nn.ModuleList(Block(channels, context, heads) for _ in range(depth))
         self.out = silenced(nn.Conv2d(channels, channels, 1))

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.facts import ConditioningFact
+from mutoscope.core.layers.norms import GroupNorm
 
 EPS = 1e-6
 HALF = math.sqrt(0.5)
@@ -77,7 +78,7 @@ class Body(nn.Module):
                 blocks.append(Block(before + skips.pop(), widths[level], told, dropout, taps, attend=attends))
                 before = widths[level]
             self.up.append(blocks)
-        self.norm = _norm(before)
+        self.norm = GroupNorm(before, EPS)
         self.out = _small(_conv(before, out))
 
     def forward(
@@ -143,10 +144,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm1 = _norm(channels)
+        self.norm1 = GroupNorm(channels, EPS)
         self.conv1 = _conv(channels, out)
         self.told = _xavier(nn.Linear(told, out))
-        self.norm2 = _norm(out)
+        self.norm2 = GroupNorm(out, EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _small(_conv(out, out))
         changes = channels != out or resample != "none"
@@ -169,7 +170,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = GroupNorm(channels, EPS)
         self.qkv = _conv(channels, 3 * channels, 1, gain=0.2)
         self.out = _small(_conv(channels, channels, 1))
 
@@ -219,11 +220,6 @@ def _even(x: Tensor) -> Tensor:
     """The last row and column again where their number is odd."""
     h, w = x.shape[2] % 2, x.shape[3] % 2
     return F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, EPS)
 
 
 def _conv(channels: int, out: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
 from mutoscope.core.layers.embeddings import sinusoid
+from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.settings import Depth, Positive, Share, Width
 from mutoscope.core.values import Conditioning, Tokens
-from mutoscope.plugins.diffusion.unets.blocks import Modulate, Norm, Residual, Told, silenced
+from mutoscope.plugins.diffusion.unets.blocks import Modulate, Residual, Told, silenced
 from mutoscope.plugins.diffusion.unets.folding import each_frame, inputs, pictures, rows
 from mutoscope.plugins.diffusion.unets.skeleton import U
 
@@ -62,7 +63,7 @@ class UnclipUpsampler(LevelDenoiser):
             down=lambda c: Residual(c, c, told, modulate, "down", dropout),
             up=lambda c: Residual(c, c, told, modulate, "up", dropout),
         )
-        self.norm = Norm(widths[0])
+        self.norm = GroupNorm(widths[0])
         self.out = silenced(nn.Conv2d(widths[0], process.output_width(tokens), 3, padding=1))
 
     def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:

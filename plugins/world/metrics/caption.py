@@ -14,7 +14,8 @@ from mutoscope.plugins.world.state import Scene
 
 @final
 class Caption(Metric):
-    """Share of clips with the colour, shape, direction, speed class and count of their caption, each and all together.
+    """Share of clips with the colour, shape, direction, speed class and count of their caption, each and all together;
+    and `appearance`, all but what moves, for models that are told a class or draw stills.
 
     An attribute that the caption leaves out is not asked for and counts as right. With several things, an attribute is
     right when it is so for every one of them. A clip that cannot be read counts as wrong.
@@ -39,4 +40,5 @@ def _row(reading: Reading, scene: Scene, prompt: str) -> dict[str, float]:
         wanted = [mark[name] for mark, words in zip(marks, said, strict=False) if name in words]
         row[name] = float(all(wanted)) if reading.valid else 0.0
     row["count"] = float(reading.valid and len(counted(reading, scene)) == len(scene.things))
-    return {"all": float(all(row.values())), **row}
+    seen = (row["colour"], row["shape"], row["count"])
+    return {"all": float(all(row.values())), "appearance": float(all(seen)), **row}
