@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,33 @@ def phase_address(
 def digest(content: Any) -> str:
     """SHA-256 of JSON-able content, 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def files_named(said: Any, folders: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of what is in every file or folder that settings name, such as weights, by the name.
+
+    said: settings as a recipe has them. folders: where names are relative to, after the working directory.
+    """
+    if isinstance(said, Mapping):
+        return {name: one for value in said.values() for name, one in files_named(value, folders).items()}
+    if isinstance(said, (list, tuple)):
+        return {name: one for value in said for name, one in files_named(value, folders).items()}
+    if not isinstance(said, str) or not ("/" in said or "." in said or os.sep in said):
+        return {}  # a part's name, which a folder in the working directory may happen to have too
+    found = next((p for p in (Path(said), *(folder / said for folder in folders)) if p.exists()), None)
+    if found is None:
+        return {}
+    files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
+    return {
+        said: digest([(str(p.relative_to(found)), _content(p, p.stat().st_mtime_ns, p.stat().st_size)) for p in files])
+    }
+
+
+@cache
+def _content(file: Path, changed: int, size: int) -> str:
+    """Hash of a file, read again when its time or size has changed."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @cache

@@ -23,7 +23,7 @@ from mutoscope.core.training.progress import Progress
 from mutoscope.core.training.provenance import environment
 from mutoscope.core.training.run import Position, train
 from mutoscope.core.training.state import load_module
-from mutoscope.registry.addresses import digest, phase_address
+from mutoscope.registry.addresses import digest, files_named, phase_address
 from mutoscope.registry.assembly import Assembled, assemble
 from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.recipe import Recipe, load_recipe
@@ -103,6 +103,8 @@ def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[
     phases = (data.get("training") or {}).get("phases") or []
     depends["objective of the phase"] = phases[index].get("objective") if index < len(phases) else None
     depends["class of the objective"] = type(phase.objective).__name__
+    parts = {key: value for key, value in depends.items() if key != "data"}  # whose version says what is in its files
+    depends["files"] = files_named(parts, [source.parent for source in assembled.recipe.sources])
     classes = [type(part) for address, part in model.parts() if address.partition(".")[0] in seen]
     return depends, [*classes, type(phase.objective), type(assembled.dataset)]
 
