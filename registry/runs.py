@@ -139,6 +139,9 @@ def _claim(
     changed = [
         name for name in ("python", "packages", "device", "device_name", "threads") if was.get(name) != told[name]
     ]
+    addresses = {one.get("name"): one.get("address") for one in before_run.get("phases") or ()}
+    if not changed and any(addresses.get(p.name, p.address) != p.address for p in assembled.plan.phases):
+        changed = ["code of its parts or core"]
     if changed and progress is not None:
         progress.note(f"continues with other {', '.join(changed)} than before; the result is not bit for bit the same")
     write_json(

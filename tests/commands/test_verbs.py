@@ -67,6 +67,19 @@ def test_evaluate_mistakes(refused: Callable, run: Path, tmp_path: Path):
     assert "names none" in refused("evaluate", run)
 
 
+def test_a_run_says_what_else_it_goes_on_with(verb: Callable, run: Path):
+    """Other code, by the addresses of the phases, or another number of threads; nothing where all is as it was."""
+    file = run / "run.json"
+    said = json.loads(file.read_text())
+    assert "continues with other" not in verb("train", run / "recipe.yaml", "--out", run).err
+    said["phases"][1]["address"] = "0" * 32
+    file.write_text(json.dumps(said))
+    assert "continues with other code of its parts or core" in verb("train", run / "recipe.yaml", "--out", run).err
+    said["environment"]["threads"] += 1
+    file.write_text(json.dumps(said))
+    assert "continues with other threads than before" in verb("train", run / "recipe.yaml", "--out", run).err
+
+
 def test_a_run_without_a_checkpoint(refused: Callable, verb: Callable, run: Path):
     import shutil
 
