@@ -49,3 +49,32 @@ class Objective(Component, nn.Module, ABC):
         """The turns of a step, in order: `learner`, or a key of `opponents`. A lazy regulariser comes as
         `learner.path`: what stands before the dot names who learns."""
         return ("learner",)
+
+
+class WrappingObjective(Objective, ABC):
+    """An objective around another: it changes what that one is shown, or what of the learner learns.
+
+    Everything else is the inner one's, whose process, opponents and turns are also this one's.
+
+    objective: the one within.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+        self.process = objective.process
+
+    def facts(self) -> Iterable[Any]:
+        return self.objective.facts()
+
+    def begin(self, learner: Any) -> None:
+        self.objective.begin(learner)
+
+    def restrict(self, learner: Any) -> None:
+        self.objective.restrict(learner)
+
+    def opponents(self) -> dict[str, nn.Module]:
+        return self.objective.opponents()
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        return self.objective.turns(step)

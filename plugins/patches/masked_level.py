@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import Continuous, TokenFact
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Share
 from mutoscope.core.values import Conditioning, Example, Losses, Tokens
 
 
 @final
-class MaskedLevel(Objective):
+class MaskedLevel(WrappingObjective):
     """Some clips are denoised with part of their tokens hidden, so that what is hidden is told from what is not.
 
     Gao et al. 2023, sec. 3.2, arXiv:2303.14389 (Zheng et al. 2023, arXiv:2306.09305, drop the hidden tokens instead,
@@ -42,26 +42,16 @@ class MaskedLevel(Objective):
         clips: Share = 0.5,
         tube: bool = False,
     ) -> None:
-        super().__init__()
-        self.on, self.ratio, self.clips, self.tube = on, ratio, clips, tube
-        self.process = on.process
+        super().__init__(on)
+        self.ratio, self.clips, self.tube = ratio, clips, tube
         self.mask = nn.Parameter(torch.empty(tokens.width))
         nn.init.normal_(self.mask, std=0.02)
-
-    def begin(self, learner: Any) -> None:
-        self.on.begin(learner)
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.on.turns(step)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.on.opponents()
 
     def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
         assert example.tokens is not None
         hidden = self.hidden(example.tokens, example.conditioning, draw)
         masked: Any = Masked(learner, self.mask, hidden)
-        losses = self.on.loss(masked, example, draw, turn)
+        losses = self.objective.loss(masked, example, draw, turn)
         return Losses(losses.total, {**losses.parts, "hidden": hidden.float().mean().detach()})
 
     def hidden(self, tokens: Tokens, conditioning: Conditioning, draw: Draw) -> Tensor:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, final
 
 import torch
 from annotated_types import Gt, Le
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import Regular, TokenFact
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Conditioning, Example, Grid, Known, Losses, Tokens
 
 
 @final
-class Cropped(Objective):
+class Cropped(WrappingObjective):
     """Another objective on a crop of every clip, its own in each step. Ramesh et al. 2022, sec. 2.1: the upsamplers
     learn from crops of a quarter of the picture, and serve whole ones.
 
@@ -40,9 +39,8 @@ class Cropped(Objective):
         side: Annotated[float, Gt(0.0), Le(1.0)] = 0.5,
         objective: Objective = Nested("improved_ddpm"),  # type: ignore[assignment]
     ) -> None:
-        super().__init__()
-        self.side, self.objective = side, objective
-        self.process = objective.process
+        super().__init__(objective)
+        self.side = side
 
     def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
         tokens, told = example.tokens, example.conditioning
@@ -73,18 +71,6 @@ class Cropped(Objective):
         scaled = start * torch.tensor([tall, wide], device=start.device)
         size = Grid(told.cells.shape[2], small.rows * tall, small.columns * wide)
         return replace(told, cells=window(told.cells, scaled, size))
-
-    def facts(self) -> Iterable[Any]:
-        return self.objective.facts()
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
 
 
 def window(grid: Tensor, start: Tensor, size: Grid) -> Tensor:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, final
-
-from torch import nn
+from typing import final
 
 from mutoscope.core.component import Nested
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Example, Losses
 from mutoscope.plugins.video_diffusion.video_decoder import VideoDecoder
 
 
 @final
-class DecoderOnly(Objective):
+class DecoderOnly(WrappingObjective):
     """The encoder stays to the last bit what it is, so that latents do; the decoder learns from whole clips.
 
     Blattmann et al. 2023, sec. 3.1.1, arXiv:2304.08818: with a discriminator of patches in space and time and no other,
@@ -33,22 +31,12 @@ class DecoderOnly(Objective):
         *,
         objective: Objective = Nested("perceptual_adversarial", {"discriminator": {"type": "patch3d"}, "start": 0}),  # type: ignore[assignment]
     ) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
+        super().__init__(objective)
 
     def restrict(self, learner: VideoDecoder) -> None:
         for parameter in learner.encoder_parameters():
             parameter.requires_grad_(False)
         self.objective.restrict(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
 
     def loss(self, learner: VideoDecoder, example: Example, draw: Draw, turn: str) -> Losses:
         return self.objective.loss(learner, example, draw, turn)

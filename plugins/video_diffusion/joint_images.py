@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, final
+from typing import Annotated, final
 
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import LatentFact, Need, Regular, TokenFact
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Share
 from mutoscope.core.values import Conditioning, Example, Losses, Tokens
@@ -20,7 +20,7 @@ OneFrame = Need("tokens of one latent frame", lambda fact: fact.patch[0] == 1)
 
 
 @final
-class JointImages(Objective):
+class JointImages(WrappingObjective):
     """Images beside videos: one frame of every clip is an image with the clip's prompt, a video of one frame.
 
     Ho et al. 2022, "Video diffusion models", sec. 3, arXiv:2204.03458; Ho et al. 2022, "Imagen Video", sec. 2.6,
@@ -44,21 +44,8 @@ class JointImages(Objective):
         objective: Objective = Nested("flow"),  # type: ignore[assignment]
         share: Share = 0.2,
     ) -> None:
-        super().__init__()
-        self.objective, self.share, self.first = objective, share, latents.causal
-        self.process = objective.process
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
-
-    def restrict(self, learner: Any) -> None:
-        self.objective.restrict(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
+        super().__init__(objective)
+        self.share, self.first = share, latents.causal
 
     def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
         if self.share == 0:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, final
+from typing import Annotated, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.core.component import Nested
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import Need, Regular, TokenFact
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Size
 from mutoscope.core.values import Conditioning, Example, Known, Losses, Tokens
@@ -20,7 +20,7 @@ OneCell = Need("tokens of one latent cell", lambda fact: fact.patch == (1, 1, 1)
 
 
 @final
-class OnCrops(Objective):
+class OnCrops(WrappingObjective):
     """Every clip is seen through a window, the same in all of its frames, in what is known of them, and in what
     lies beside its cells.
 
@@ -42,21 +42,8 @@ class OnCrops(Objective):
         objective: Objective = Nested("continuous"),  # type: ignore[assignment]
         size: Size = (8, 8),
     ) -> None:
-        super().__init__()
-        self.objective, self.process = objective, objective.process
+        super().__init__(objective)
         self.size = min(size[0], tokens.grid.rows), min(size[1], tokens.grid.columns)
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
-
-    def restrict(self, learner: Any) -> None:
-        self.objective.restrict(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
 
     def loss(self, learner: LevelDenoiser, example: Example, draw: Draw, turn: str) -> Losses:
         return self.objective.loss(learner, self.cropped(example, draw), draw, turn)

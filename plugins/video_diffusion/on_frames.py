@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.core.autoencoder import Autoencoder
 from mutoscope.core.component import Nested
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Example, Losses
 
 
 @final
-class OnFrames(Objective):
+class OnFrames(WrappingObjective):
     """One frame of every clip is an image, from which an image autoencoder learns. Blattmann et al. 2023, sec. 3.
 
     objective: what is descended.
@@ -28,20 +28,7 @@ class OnFrames(Objective):
     accepts = Autoencoder
 
     def __init__(self, *, objective: Objective = Nested("reconstruction")) -> None:  # type: ignore[assignment]
-        super().__init__()
-        self.objective = objective
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
-
-    def restrict(self, learner: Any) -> None:
-        self.objective.restrict(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
+        super().__init__(objective)
 
     def loss(self, learner: Autoencoder, example: Example, draw: Draw, turn: str) -> Losses:
         video = example.batch.video

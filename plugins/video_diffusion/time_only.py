@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, final
+from typing import Annotated, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mutoscope.core.component import Nested
 from mutoscope.core.facts import Need, TokenFact
-from mutoscope.core.objective import Objective
+from mutoscope.core.objective import Objective, WrappingObjective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.values import Example, Losses
 from mutoscope.plugins.video_diffusion.inflated import Inflated
@@ -18,7 +18,7 @@ Several = Need("clips of several frames", lambda fact: fact.grid.frames > 1)
 
 
 @final
-class TimeOnly(Objective):
+class TimeOnly(WrappingObjective):
     """The image model and the conditioners stay to the last bit what they are; the layers of time learn.
 
     Blattmann et al. 2023, eq. 2, arXiv:2304.08818: the image model's own noise schedule is kept, as the nested
@@ -38,21 +38,11 @@ class TimeOnly(Objective):
         *,
         objective: Objective = Nested("ddpm"),  # type: ignore[assignment]
     ) -> None:
-        super().__init__()
-        self.objective, self.process = objective, objective.process
-
-    def begin(self, learner: Any) -> None:
-        self.objective.begin(learner)
+        super().__init__(objective)
 
     def restrict(self, learner: Inflated) -> None:
         learner.image.requires_grad_(False)
         self.objective.restrict(learner)
-
-    def opponents(self) -> dict[str, nn.Module]:
-        return self.objective.opponents()
-
-    def turns(self, step: int) -> tuple[str, ...]:
-        return self.objective.turns(step)
 
     def loss(self, learner: Inflated, example: Example, draw: Draw, turn: str) -> Losses:
         told = example.conditioning.each(Tensor.detach)
