@@ -13,7 +13,6 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.unclip.clip_codes import ClipCodes
     from mutoscope.plugins.unclip.clip_image import ClipImage
     from mutoscope.plugins.unclip.clip_text import ClipText
-    from mutoscope.plugins.unclip.cropped import Cropped
     from mutoscope.plugins.unclip.degraded import Degraded
     from mutoscope.plugins.unclip.image_embedding import ImageEmbedding
     from mutoscope.plugins.unclip.principal import Principal
@@ -21,4 +20,4 @@ def mutoscope_components() -> list[type[Component]]:
     from mutoscope.plugins.unclip.text_alone import TextAlone
 
     conditioners = [ClipText, ImageEmbedding, Degraded]
-    return [ClipImage, ClipCodes, *conditioners, UnclipPrior, Principal, Cropped, Agreeing, TextAlone, Bipartite]
+    return [ClipImage, ClipCodes, *conditioners, UnclipPrior, Principal, Agreeing, TextAlone, Bipartite]

@@ -25,8 +25,9 @@ class OnCrops(WrappingObjective):
     lies beside its cells.
 
     How Imagen Video trains its last stage, which is convolutional throughout (Ho et al. 2022, sec. 2.4,
-    arXiv:2210.02303), and Video LDM its upsampler (Blattmann et al. 2023, sec. 3.4, arXiv:2304.08818). The denoiser
-    must not know where in the picture it is.
+    arXiv:2210.02303), Video LDM its upsampler (Blattmann et al. 2023, sec. 3.4, arXiv:2304.08818), and unCLIP its own,
+    from quarters of the picture (Ramesh et al. 2022, sec. 2.1, arXiv:2204.06125). The denoiser must not know where in
+    the picture it is.
 
     objective: what is descended. size: rows and columns of the window, in latent cells; no larger than the clip.
     """
@@ -59,7 +60,7 @@ class OnCrops(WrappingObjective):
         grid = tokens.grids[0]._replace(rows=self.size[0], columns=self.size[1])
         canvas = Tokens.canvas(grid, len(tokens), tokens.device)
         seen = canvas.from_grid(self._windows(tokens.as_grid(), y, x))
-        told = self._of_cells(example.conditioning, y, x)
+        told = self._of_cells(example.conditioning, y, x, (rows, columns))
         if told.known is not None:
             values, where = (
                 canvas.from_grid(self._windows(tokens.with_values(v).as_grid(), y, x)).filled()
@@ -68,15 +69,17 @@ class OnCrops(WrappingObjective):
             told = replace(told, known=Known(values, where[..., 0]))
         return Example(seen, told, example.batch)
 
-    def _of_cells(self, told: Conditioning, y: Tensor, x: Tensor) -> Conditioning:
+    def _of_cells(self, told: Conditioning, y: Tensor, x: Tensor, of: tuple[int, int]) -> Conditioning:
+        """Conditioning cells may be finer than the clip's, of so many rows and columns."""
         if told.cells is not None:
-            told = replace(told, cells=self._windows(told.cells, y, x))
-        return told if told.null is None else replace(told, null=self._of_cells(told.null, y, x))
+            fine = told.cells.shape[3] // of[0], told.cells.shape[4] // of[1]
+            told = replace(told, cells=self._windows(told.cells, y, x, fine))
+        return told if told.null is None else replace(told, null=self._of_cells(told.null, y, x, of))
 
-    def _windows(self, grid: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """B C T H W from row y and column x on, B each."""
-        rows = y[:, None] + torch.arange(self.size[0], device=y.device)
-        columns = x[:, None] + torch.arange(self.size[1], device=x.device)
+    def _windows(self, grid: Tensor, y: Tensor, x: Tensor, fine: tuple[int, int] = (1, 1)) -> Tensor:
+        """B C T H W from row y and column x on, B each. fine: its rows and columns to one of the clip's."""
+        rows = y[:, None] * fine[0] + torch.arange(self.size[0] * fine[0], device=y.device)
+        columns = x[:, None] * fine[1] + torch.arange(self.size[1] * fine[1], device=x.device)
         b, c, t, _, width = grid.shape
         taken = grid.gather(3, rows.view(b, 1, 1, -1, 1).expand(b, c, t, -1, width))
-        return taken.gather(4, columns.view(b, 1, 1, 1, -1).expand(b, c, t, self.size[0], -1))
+        return taken.gather(4, columns.view(b, 1, 1, 1, -1).expand(b, c, t, taken.shape[3], -1))

@@ -24,12 +24,12 @@ from mutoscope.plugins.unclip.bipartite import Bipartite
 from mutoscope.plugins.unclip.clip_codes import WIDEST, ClipCodes
 from mutoscope.plugins.unclip.clip_image import ClipImage
 from mutoscope.plugins.unclip.clip_text import ClipText
-from mutoscope.plugins.unclip.cropped import Cropped, window
 from mutoscope.plugins.unclip.degraded import Degraded, blurred
 from mutoscope.plugins.unclip.image_embedding import ImageEmbedding
 from mutoscope.plugins.unclip.manipulations import slerp, turned
 from mutoscope.plugins.unclip.prior import UnclipPrior
 from mutoscope.plugins.unclip.text_alone import TextAlone
+from mutoscope.plugins.video_diffusion.on_crops import OnCrops
 from mutoscope.plugins.world.dataset import Shapes
 
 CLIP = ClipFact(3, 1, (16, 16))
@@ -309,7 +309,7 @@ def test_crops_are_quarters_of_the_picture_and_of_what_stands_beside_it():
         def forward(self, noisy, level, told):
             return torch.zeros_like(noisy.filled())
 
-    part = Cropped(fact, side=0.5, objective=Listens())
+    part = OnCrops(fact, size=(4, 4), objective=Listens())
     part.loss(Zero(), replace(example, conditioning=Conditioning(cells=cells, known=known)), draw(40), "learner")
     cut = seen[0]
     assert cut.tokens.grids[0] == Grid(1, 4, 4)
@@ -325,10 +325,8 @@ def test_crops_are_quarters_of_the_picture_and_of_what_stands_beside_it():
     shown = cut.conditioning.known
     assert torch.equal(shown.values, -cut.tokens.filled())
     assert torch.equal(shown.where, cut.tokens.filled()[..., 0] % 3 == 0)
-    whole = Cropped(fact, side=1.0, objective=Ddpm()).loss(Zero(), example, draw(40), "learner").total
+    whole = OnCrops(fact, size=(8, 8), objective=Ddpm()).loss(Zero(), example, draw(40), "learner").total
     torch.testing.assert_close(whole, Ddpm().loss(Zero(), example, draw(40), "learner").total)
-    start = torch.tensor([[1, 2]])
-    assert window(picture.view(1, 1, 1, 8, 8), start, Grid(1, 2, 3))[0, 0, 0].tolist() == picture[1:3, 2:5].tolist()
 
 
 # Pictures as pairs
