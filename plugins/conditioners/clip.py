@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, final
 
@@ -12,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.core.conditioner import Conditioner
-from mutoscope.core.errors import InputError, nearest
+from mutoscope.core.errors import InputError
 from mutoscope.core.facts import Captioned, ClipFact, ConditioningFact
 from mutoscope.core.layers.bpe import VOCABULARY, cut, distinct, ids_of
+from mutoscope.core.layers.published import load_published, open_clip_configuration
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Natural, Share
 from mutoscope.core.values import Batch, Conditioning
@@ -53,7 +52,7 @@ class Clip(Conditioner):
         dropout: Share = 0.1,
     ) -> None:
         super().__init__()
-        configuration = _configuration(model)
+        configuration = open_clip_configuration(model, ("embed_dim", "text_cfg"))
         text = dict(configuration["text_cfg"])
         self.dropout = dropout
         self.length, self.vocabulary = text.get("context_length", 77), text.get("vocab_size", VOCABULARY)
@@ -61,7 +60,7 @@ class Clip(Conditioner):
         self.tower = _tower(configuration, text, drop)
         self.tokenizer = _foreign_tokenizer(model, text, tokenizer, self.length)
         if file:
-            _load(self.tower, file)
+            load_published(self.tower, file, ("", "text.", "tower."))
         self.pooled, self.width = _widths(configuration, text, self.length)
         self.requires_grad_(False)
         self.eval()
@@ -135,28 +134,6 @@ class Clip(Conditioner):
         return torch.arange(len(ids), device=ids.device) < len(ids_of(prompt))
 
 
-def _configuration(model: str) -> dict[str, Any]:
-    """The configuration of an open_clip model. Raises InputError on an unknown or unusable one."""
-    if model.endswith(".json"):
-        try:
-            found = json.loads(Path(model).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(field="model", problem=f"is no readable JSON file ({error})", got=model) from None
-        found = found.get("model_cfg", found) if isinstance(found, dict) else found
-    else:
-        import open_clip
-
-        found = open_clip.get_model_config(model)
-        if found is None:
-            known = open_clip.list_models()
-            hint = nearest(model, known) or f"; open_clip knows {len(known)} models"
-            raise InputError(field="model", problem=f"unknown open_clip model{hint}", got=model)
-    if not (isinstance(found, dict) and isinstance(found.get("text_cfg"), dict) and "embed_dim" in found):
-        problem = "has no embed_dim and text_cfg, as open_clip's configurations do"
-        raise InputError(field="model", problem=problem, got=model)
-    return found
-
-
 def _tower(configuration: dict[str, Any], text: dict[str, Any], drop: int) -> nn.Module:
     """The text tower without its last `drop` blocks, giving pooled and sequence."""
     from open_clip.model import CLIPTextCfg, _build_text_tower
@@ -212,30 +189,3 @@ def _foreign_tokenizer(model: str, text: dict[str, Any], folder: str, length: in
         raise InputError(field="tokenizer", problem=f"needs the package transformers ({error})", got=folder) from error
     except (OSError, ValueError) as error:
         raise InputError(field="tokenizer", problem=f"is no tokenizer's folder ({error})", got=folder) from error
-
-
-def _load(tower: nn.Module, file: str) -> None:
-    """Loads the text tower's weights, or checks their names and shapes where it is on the meta device."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file)
-    if path.suffix != ".safetensors":
-        raise InputError(field="file", problem="only .safetensors is read; `mutoscope import` converts", got=file)
-    if not path.is_file():
-        raise InputError(field="file", problem="no such file", got=file)
-    wanted = tower.state_dict()
-    try:
-        with safe_open(path, framework="pt") as stored, torch.no_grad():
-            names: Sequence[str] = list(stored.keys())
-            prefix = max(("", "text.", "tower."), key=lambda p: sum(p + name in names for name in wanted))
-            for name, target in wanted.items():
-                if prefix + name not in names:
-                    raise InputError(field="file", problem=f"has no weights '{prefix + name}'", got=file)
-                shape = stored.get_slice(prefix + name).get_shape()
-                if list(target.shape) != list(shape):
-                    problem = f"'{name}' is {shape}; the tower has {list(target.shape)}"
-                    raise InputError(field="file", problem=problem, got=file)
-                if target.device.type != "meta":
-                    target.copy_(stored.get_tensor(prefix + name))
-    except (SafetensorError, OSError) as error:
-        raise InputError(field="file", problem=f"is no safetensors file ({error})", got=file) from None

@@ -16,8 +16,9 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mutoscope.core.errors import InputError, WorkError, nearest
+from mutoscope.core.errors import InputError, WorkError
 from mutoscope.core.layers.bpe import distinct
+from mutoscope.core.layers.published import open_clip_configuration
 from mutoscope.core.layers.vocabulary import Vocabulary
 from mutoscope.core.tower import JointTower
 from mutoscope.core.values import Batch, Conditioning, Features
@@ -151,23 +152,9 @@ class ClipTower(JointTower):
 
 
 def _configuration(model: str) -> dict[str, Any]:
-    """The configuration of an open_clip model. Raises InputError on an unknown or unusable one."""
-    if model.endswith(".json"):
-        try:
-            found = json.loads(Path(model).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(field="model", problem=f"is no readable JSON file ({error})", got=model) from None
-        found = found.get("model_cfg", found) if isinstance(found, dict) else found
-    else:
-        import open_clip
-
-        found = open_clip.get_model_config(model)
-        if found is None:
-            known = [NAME, *open_clip.list_models()]
-            hint = nearest(model, known) or f"; open_clip knows {len(known) - 1} models"
-            raise InputError(field="model", problem=f"unknown open_clip model{hint}", got=model)
-    whole = isinstance(found, dict) and all(key in found for key in ("embed_dim", "vision_cfg", "text_cfg"))
-    if not whole or "hf_model_name" in found["text_cfg"]:
+    """The configuration of a model of open_clip's own transformers. Raises InputError."""
+    found = open_clip_configuration(model, ("embed_dim", "vision_cfg", "text_cfg"), known=[NAME])
+    if "hf_model_name" in found["text_cfg"]:
         problem = "is no model of open_clip's own image and text transformers"
         raise InputError(field="model", problem=problem, got=model)
     return found

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mutoscope.core.errors import InputError, nearest
+from mutoscope.core.layers.published import load_published, open_clip_configuration
 from mutoscope.core.settings import Count, Natural
 from mutoscope.core.tower import Tower
 from mutoscope.core.values import Features
@@ -52,7 +51,7 @@ class ImageTower(Tower):
         build = _timm if source == "timm" else _open_clip
         self.tower, self.size, mean, deviation = build(model, size)
         if file:
-            _load(self.tower, file)
+            load_published(self.tower, file, PREFIXES)
         self.mean, self.deviation = mean, deviation
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -107,19 +106,7 @@ def _open_clip(model: str, size: int) -> Built:
     import open_clip
     from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-    if model.endswith(".json"):
-        try:
-            found = json.loads(Path(model).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(field="model", problem=f"is no readable JSON file ({error})", got=model) from None
-        found = found.get("model_cfg", found) if isinstance(found, dict) else None
-    else:
-        found = open_clip.get_model_config(model)
-        if found is None:
-            hint = nearest(model, open_clip.list_models()) or f"; open_clip knows {len(open_clip.list_models())} models"
-            raise InputError(field="model", problem=f"unknown open_clip model{hint}", got=model)
-    if not (isinstance(found, dict) and isinstance(found.get("vision_cfg"), dict) and "embed_dim" in found):
-        raise InputError(field="model", problem="has no embed_dim and vision_cfg, as open_clip has", got=model)
+    found = open_clip_configuration(model, ("embed_dim", "vision_cfg"))
     settings = {**found["vision_cfg"], "timm_model_pretrained": False}
     if size:
         settings["image_size"] = size
@@ -130,30 +117,3 @@ def _open_clip(model: str, size: int) -> Built:
     sides = settings.get("image_size", 224)
     wanted = (sides, sides) if isinstance(sides, int) else tuple(sides)
     return tower, wanted, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-
-
-def _load(tower: nn.Module, file: str) -> None:
-    """Loads weights, or checks names and shapes only where the tower is on the meta device. Raises InputError."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file)
-    if path.suffix != ".safetensors":
-        raise InputError(field="file", problem="only .safetensors is read; `mutoscope import` converts", got=file)
-    if not path.is_file():
-        raise InputError(field="file", problem="no such file", got=file)
-    wanted = tower.state_dict()
-    try:
-        with safe_open(path, framework="pt") as stored, torch.no_grad():
-            names = set(stored.keys())
-            prefix = max(PREFIXES, key=lambda p: sum(p + name in names for name in wanted))
-            for name, target in wanted.items():
-                if prefix + name not in names:
-                    raise InputError(field="file", problem=f"has no weights '{prefix + name}'", got=file)
-                shape = stored.get_slice(prefix + name).get_shape()
-                if list(target.shape) != list(shape):
-                    problem = f"'{name}' is {shape}; the model has {list(target.shape)}"
-                    raise InputError(field="file", problem=problem, got=file)
-                if not target.is_meta:
-                    target.copy_(stored.get_tensor(prefix + name))
-    except (SafetensorError, OSError) as error:
-        raise InputError(field="file", problem=f"is no safetensors file ({error})", got=file) from None
