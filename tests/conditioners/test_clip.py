@@ -132,7 +132,7 @@ def test_weights_of_another_model_are_refused(small, tmp_path) -> None:
     with pytest.raises(InputError, match="has no weights"):
         Clip(FACT, model=str(small[0]), file=str(path))
     save_file({**small[2].state_dict(), "token_embedding.weight": torch.zeros(3, 3)}, path)
-    with pytest.raises(InputError, match="the tower has"):
+    with pytest.raises(InputError, match="the model has"):
         Clip(FACT, model=str(small[0]), file=str(path))
     path.write_bytes(b"not a file of tensors")
     with pytest.raises(InputError, match="is no safetensors file"):
