@@ -21,6 +21,9 @@ from mutoscope.core.training.provenance import environment
 from mutoscope.core.values import Batch
 from mutoscope.registry.addresses import digest
 
+TOGETHER = ("all", "appearance")
+"""Scores that say of several attributes whether all are right; beside the attributes they say nothing new."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -317,6 +320,7 @@ def right_by_clip(scored: Sequence[Scored], group: str = "caption") -> list[dict
     marks = {
         s.metric.partition(".")[2]: s.clips for s in scored if s.metric.startswith(f"{group}.") and s.clips is not None
     }
-    marks.pop("all", None)
+    for together in TOGETHER:
+        marks.pop(together, None)
     length = min((len(m) for m in marks.values()), default=0)
     return [{name: bool(values[i] > 0.5) for name, values in marks.items()} for i in range(length)]

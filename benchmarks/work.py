@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from mutoscope.benchmarks import outside
-from mutoscope.benchmarks.evaluation import Looked, Truth, as_bytes, reconstruct, sample, score
+from mutoscope.benchmarks.evaluation import TOGETHER, Looked, Truth, as_bytes, reconstruct, sample, score
 from mutoscope.benchmarks.kept import Kept, samples_address, score_address
 from mutoscope.benchmarks.matching import Arm
 from mutoscope.benchmarks.reporting.video import encode_webm
@@ -302,7 +302,8 @@ def _content(address: str, scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _right(clips: dict[str, list[float]], group: str = "caption") -> list[dict[str, bool]]:
     """For each clip, which of a group's attributes are right: `{"colour": True, ...}`; empty without the group."""
     marked = {name.partition(".")[2]: values for name, values in clips.items() if name.startswith(f"{group}.")}
-    marked.pop("all", None)
+    for together in TOGETHER:
+        marked.pop(together, None)
     length = min((len(values) for values in marked.values()), default=0)
     return [{name: values[i] > 0.5 for name, values in marked.items()} for i in range(length)]
 

@@ -82,18 +82,24 @@ def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assem
     phases: list[Phase] = []
     for i, phase in enumerate(assembled.plan.phases):
         depends, classes = _dependencies(assembled, phase, i)
-        before = [p.address for p in phases] if phase.learn == "denoiser" else []
+        before = [p.address for p in phases if phase.learn != "autoencoder" or _same_learner(p, phase)]
         descents = {"learner": phase.descent, **phase.turns}
         phases.append(replace(phase, address=phase_address(depends, classes, descents, before, device)))
     return replace(assembled, plan=replace(assembled.plan, phases=tuple(phases)))
 
 
+def _same_learner(phase: Phase, other: Phase) -> bool:
+    return (phase.learn, phase.stage) == (other.learn, other.stage)
+
+
 def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[str, Any], list[type]]:
-    """What a phase looks at: everything where a denoiser learns, else the data, the learner and its objective."""
+    """What a phase looks at besides what earlier phases have taught: everything where a denoiser learns; else the data, the
+    learner, its objective, and of the tower the latents that a classifier of noisy ones sees."""
     data: Any = assembled.recipe.data
     said = data["stages"] if phase.stage else data
     roles = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
-    seen = roles if phase.learn == "denoiser" else (phase.learn,)
+    latents = ("autoencoder", "patchifier") if phase.learn == "tower" else ()
+    seen = roles if phase.learn == "denoiser" else (*latents, phase.learn)
     model = assembled.model if isinstance(assembled.model, Model) else dict(assembled.model.items())[phase.stage]
     depends = {"data": data.get("data"), "version": assembled.dataset.fingerprint(), "stage": phase.stage}
     if isinstance(said, dict):

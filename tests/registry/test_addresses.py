@@ -56,3 +56,20 @@ def test_files_that_settings_name(tmp_path: Path):
     assert list(first) == ["./folder"]
     (tmp_path / "folder" / "words.txt").write_text("b")
     assert files_named(said, [tmp_path]) != first
+
+
+def test_a_phase_depends_on_what_its_learner_has_learned(tmp_path: Path, catalog: Catalog):
+    """A second phase of one learner has another address where the first one is another; the autoencoder's does not ask
+    what others have learned."""
+    file = tmp_path / "tiny.yaml"
+    phases = "[{learn: autoencoder, objective: rebuild}, {learn: autoencoder, objective: rebuild, lr: 0.1}, {learn: denoiser}]"
+    file.write_text(
+        RECIPE.partition("training")[0].replace(", weights: coder.safetensors", "")
+        + f"training: {{steps: 2, batch: 4, phases: {phases}}}"
+    )
+    before = addresses(load_recipe(file), catalog, "meta")
+    after = addresses(load_recipe(file, ["training.phases.0.steps=3"]), catalog, "meta")
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    swapped = addresses(load_recipe(file, ["denoiser=reader"]), catalog, "meta")
+    assert swapped[:2] == before[:2]
+    assert swapped[2] != before[2]
