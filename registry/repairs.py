@@ -14,6 +14,9 @@ from mutoscope.registry.recipe import Recipe
 SECONDS = 0.8
 """Of processor time, that repairs may be looked for, over all mismatches of a recipe."""
 
+NAMED = 12
+"""Parts of one place that a line names; the rest is counted, so that a line stays one that can be read."""
+
 Attempt = Callable[[Recipe, Catalog, dict[str, Any]], Findings]
 
 
@@ -87,8 +90,13 @@ class Search:
 
 
 def _grouped(fits: list[tuple[Path, str]]) -> str:
-    """`denoiser: dit, unet3d; autoencoder: vq`."""
+    """`denoiser: dit, unet3d; autoencoder: vq`, and how many more where there are many."""
     by_place: dict[str, list[str]] = {}
     for path, name in fits:
         by_place.setdefault(".".join(map(str, path)), []).append(name)
-    return "; ".join(f"{place}: {', '.join(names)}" for place, names in by_place.items())
+
+    def some(names: list[str]) -> str:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return ", ".join(names[:NAMED]) + more
+
+    return "; ".join(f"{place}: {some(names)}" for place, names in by_place.items())
