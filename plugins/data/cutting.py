@@ -111,12 +111,17 @@ class Cutter:
         return (fits[0], fits[1]), max(scale, fits[0] / rows, fits[1] / columns)
 
 
-def pixels_of(frames: np.ndarray, cut: Cut) -> Tensor:
-    """The window of frames T H W 3 of uint8, resized: C T H W float32 in [-1, 1].
+def window_of(frames: np.ndarray, cut: Cut) -> np.ndarray:
+    """The part of frames T H W 3 that a clip shows."""
+    return frames[:, cut.rows, cut.columns]
+
+
+def pixels_of(window: np.ndarray, cut: Cut) -> Tensor:
+    """A window T H W 3 of uint8, resized: C T H W float32 in [-1, 1].
 
     Bicubic; a picture that is made smaller is filtered first (antialiasing), so that nothing flickers that is still.
     """
-    shown = torch.from_numpy(frames)[:, cut.rows, cut.columns]
+    shown = torch.from_numpy(window)
     if cut.mirrored:
         shown = shown.flip(2)
     image = rearrange(shown, "t h w c -> t c h w")

@@ -21,10 +21,10 @@ from mutoscope.core.facts import ClipFact
 from mutoscope.core.randomness import Draw, key
 from mutoscope.core.settings import Count, Natural, NonNegative, Positive, Share, Size
 from mutoscope.core.values import Batch
-from mutoscope.plugins.data.cutting import Cut, Cutter, pixels_of
+from mutoscope.plugins.data.cutting import Cut, Cutter, pixels_of, window_of
 from mutoscope.plugins.data.index import Probe, index
 from mutoscope.plugins.data.listing import Entry, list_folder
-from mutoscope.plugins.data.workers import Broken, Pool, Worker
+from mutoscope.plugins.data.workers import Broken, Pool
 
 VERSION = 1
 """Of the pixels that a file gives; part of the fingerprint."""
@@ -226,13 +226,13 @@ class Folder(Dataset):
             clips=tuple(numbers),
         )
 
-    def _clip(self, split: str, number: int, epoch: int, worker: Worker) -> tuple[Tensor, Entry, np.ndarray | None]:
+    def _clip(self, split: str, number: int, epoch: int) -> tuple[Tensor, Entry, np.ndarray | None]:
         """A clip C T H W in [-1, 1], what is said of it, and its actions."""
         while True:
             clip = self._standing(split, number)
             cut = self._cut(split, number, epoch, clip.probe)
             try:
-                video = self._decoded(clip, cut, worker)
+                video = self._decoded(clip, cut)
             except Broken as broken:
                 self.lost[clip.entry.name] = str(broken)
                 self._check_share(self._broken())
@@ -259,7 +259,7 @@ class Folder(Dataset):
             mirrored = self.flip and bool(drawn[3] < 0.5)
         return self.cutter.cut(probe, begin, down, across, mirrored)
 
-    def _decoded(self, clip: Usable, cut: Cut, worker: Worker) -> Tensor:
+    def _decoded(self, clip: Usable, cut: Cut) -> Tensor:
         probe = clip.probe
         needed, spread = np.unique(cut.places, return_inverse=True)
         before = [k for k in probe.keys if k <= needed[0]]
@@ -271,8 +271,10 @@ class Folder(Dataset):
             raise Broken(f"a clip of it needs {size:,} bytes, more than `memory` allows")
         job = {"do": "read", "paths": clip.entry.paths, "due": due.tolist(), "ordered": probe.ordered, "seek": seek,
                "stored": probe.stored}  # fmt: skip
-        worker.ask(job, size)
-        return pixels_of(worker.pixels(shape), cut)[:, torch.from_numpy(spread)]
+        with self.pool.child() as worker:
+            worker.ask(job, size)
+            window = window_of(worker.pixels(shape), cut).copy()  # so that the child decodes on while this is resized
+        return pixels_of(window, cut)[:, torch.from_numpy(spread)]
 
     @classmethod
     def material(cls, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mutoscope.core.errors import WorkError
 from mutoscope.core.randomness import key
 from mutoscope.core.storage.atomic import write_text
 from mutoscope.plugins.data.listing import Entry
-from mutoscope.plugins.data.workers import Broken, Pool, Worker
+from mutoscope.plugins.data.workers import Broken, Pool
 
 FORMAT = 2
 ENDS = 1 << 16
@@ -79,7 +79,7 @@ def index(root: Path, entries: Sequence[Entry], pool: Pool, verify: bool) -> dic
             todo.append((entry, mark))
     written = time.monotonic()
     for i in range(0, len(todo), CHUNK):
-        jobs = [partial(_probed, entry, verify) for entry, _ in todo[i : i + CHUNK]]
+        jobs = [partial(_probed, entry, verify, pool) for entry, _ in todo[i : i + CHUNK]]
         for (entry, mark), (said, lasting) in zip(todo[i : i + CHUNK], pool.each(jobs), strict=True):
             record = {"mark": mark, **said}
             results[entry.name] = _restored(record) or "cannot be decoded"
@@ -97,12 +97,13 @@ def cache_place(root: Path) -> Path:
     return Path(base) / "mutoscope" / "folders" / f"{key(os.path.abspath(root)):016x}.json"
 
 
-def _probed(entry: Entry, verify: bool, worker: Worker) -> tuple[dict[str, Any], bool]:
+def _probed(entry: Entry, verify: bool, pool: Pool) -> tuple[dict[str, Any], bool]:
     """What is found, or the damage; and whether it would be found again."""
     try:
         if entry.sha256 and _sha256(entry.paths[0]) != entry.sha256.lower():
             return {"damage": "its content is not that of its sha256"}, True
-        found = _packed(worker.ask({"do": "probe", "paths": entry.paths, "verify": verify}))
+        with pool.child() as worker:
+            found = _packed(worker.ask({"do": "probe", "paths": entry.paths, "verify": verify}))
         return {"found": found | {"content": _content(entry.paths, verify)}}, True
     except Broken as broken:
         return {"damage": str(broken)}, not broken.passing

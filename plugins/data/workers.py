@@ -13,9 +13,9 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -140,7 +140,7 @@ class Worker:
 
 
 class Pool:
-    """Children and as many threads, each of which waits for one child at a time and then uses what it made."""
+    """Children, and twice as many threads: while one waits for a child, another finishes what that child made before."""
 
     def __init__(self, workers: int, timeout: float = 30.0, memory: int = 0) -> None:
         self.count, self.timeout, self.memory = workers, timeout, memory
@@ -148,23 +148,25 @@ class Pool:
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()
         for worker in self.workers:
             self._free.put(worker)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decoding")
+        self._threads = ThreadPoolExecutor(2 * workers, thread_name_prefix="decoding")
         self._end = weakref.finalize(self, _end, self.workers, self._threads)
 
-    def each(self, jobs: Iterable[Callable[[Worker], Made]]) -> list[Made]:
-        """What the jobs give, in order; each is called with a worker of its own for the while."""
-        return list(self._threads.map(self._run, jobs))
+    def each(self, jobs: Iterable[Callable[[], Made]]) -> list[Made]:
+        """What the jobs give, in order; they ask for a child when they need one."""
+        return list(self._threads.map(lambda job: job(), jobs))
+
+    @contextmanager
+    def child(self) -> Iterator[Worker]:
+        """One child for the while. What it made is gone when another has it."""
+        worker = self._free.get()
+        try:
+            yield worker
+        finally:
+            self._free.put(worker)
 
     def close(self) -> None:
         """Ends the children."""
         self._end()
-
-    def _run(self, job: Callable[[Worker], Made]) -> Made:
-        worker = self._free.get()
-        try:
-            return job(worker)
-        finally:
-            self._free.put(worker)
 
 
 def _end(workers: list[Worker], threads: ThreadPoolExecutor) -> None:

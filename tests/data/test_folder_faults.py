@@ -335,17 +335,19 @@ def test_a_child_has_limited_memory(tmp_path, make):
     try:
 
         def probed(path: Path):
-            return pool.each([lambda worker: worker.ask({"do": "probe", "paths": [str(path)], "verify": True})])
+            with pool.child() as worker:
+                return worker.ask({"do": "probe", "paths": [str(path)], "verify": True})
 
-        assert probed(small)[0]["stored"] == [34, 50]
+        assert probed(small)["stored"] == [34, 50]
         with pytest.raises(Broken, match=r"memory|ends the process|cannot be decoded"):
             probed(large)
-        assert probed(small)[0]["stored"] == [34, 50]
+        assert probed(small)["stored"] == [34, 50]
     finally:
         pool.close()
     free = Pool(1, timeout=20, memory=4 << 30)
     try:
-        (about,) = free.each([lambda worker: worker.ask({"do": "probe", "paths": [str(large)], "verify": True})])
+        with free.child() as worker:
+            about = worker.ask({"do": "probe", "paths": [str(large)], "verify": True})
         assert about["stored"] == [2160, 3840]
     finally:
         free.close()
