@@ -43,20 +43,19 @@ from mutoscope.registry.runs import PHASES, RUNS, read_json, recipe_hash, train_
 TABLE = Path(__file__).parent / "lineage.yaml"
 RESULTS = Path(__file__).parent / "results"
 COMMAND = "python -m mutoscope.benchmarks.lineage"
-LIMIT = 300
-"""Seconds that a recipe may train."""
 ARMS = ("trained", "untrained", "off")
 
 
 class Entry(Strict):
     """What a recipe is held to. score: dotted, of a metric that the recipe names. off: overrides that switch the
     mechanism off, and without: what is lacking then. untrained: the roles that the floor has not learned: the denoiser's
-    phase, or all. cause: found by looking at a row that failed."""
+    phase, or all. limit: seconds that it may train on two cores. cause: found by looking at a row that failed."""
 
     score: str
     off: list[str] = Field(min_length=1)
     without: str
     untrained: Literal["denoiser", "all"] = "denoiser"
+    limit: int = 300
     cause: str = ""
 
 
@@ -299,7 +298,8 @@ def _line(row: Mapping[str, Any]) -> str:
     cpu = row.get("trained cpu seconds")
     seconds += "" if cpu is None else f" ({cpu:.0f} of the processor)"
     # What stood waiting for a busy machine does not count; two cores do in five minutes what takes one ten at most.
-    over = f"; over {LIMIT} s" if cpu is not None and cpu > 2 * LIMIT else ""
+    limit = row.get("limit")
+    over = f"; over {limit} s" if cpu is not None and limit and cpu > 2 * limit else ""
     size = f"{row['parameters']:,}" if "parameters" in row else ""
     said = (
         row["system"], f"{row['metric']}, {arrow}", cells[0], cells[1], off, row["verdict"] + over, seconds, size, where,
@@ -318,9 +318,10 @@ def kept_rows(out: Path) -> dict[str, Any]:
 
 
 def keep(out: Path, rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Entry]) -> None:
-    """Writes the rows, and the table beside them; a cause that the table has for a row stands in it."""
-    causes = {load_recipe(name).name: entry.cause for name, entry in table.items()}
-    told = {name: {**rows[name], "cause": causes.get(name, "")} for name in sorted(rows)}
+    """Writes the rows, and the table beside them; the limit and the cause that the table has for a row stand in it."""
+    entries = {load_recipe(name).name: entry for name, entry in table.items()}
+    held = {name: {"limit": entry.limit, "cause": entry.cause} for name, entry in entries.items()}
+    told = {name: {**rows[name], **held.get(name, {"cause": ""})} for name in sorted(rows)}
     make_folder(out)
     write_json(out / "lineage.json", {"command": COMMAND, "rows": list(told.values())})
     write_text(out / "lineage.md", rendered(told, table))
