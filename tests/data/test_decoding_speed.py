@@ -89,6 +89,7 @@ def test_children_are_as_fast_as_decoding_in_place(tmp_path, make, size, rival, 
     interval = stats.bootstrap((ratios,), np.median, confidence_level=0.95, rng=np.random.default_rng(0))
     low, high = interval.confidence_interval
     with capsys.disabled():
-        print(f"\n{size[0]} x {size[1]}: {workers} of children / {rival.__name__} {np.median(ratios):.3f} [{low:.3f}, {high:.3f}]")
+        told = f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
+        print(f"\n{size[0]} x {size[1]}: {workers} of children / {rival.__name__} {told}")
     dataset.pool.close()
     assert high >= 0.9  # lower end of the cost, upper end of the rate
