@@ -65,7 +65,7 @@ def test_children_are_as_fast_as_decoding_in_place(tmp_path, make, size, rival, 
     )  # fmt: skip
     (clip,) = dataset.contents.clips["train"]
     cut = dataset._cut("train", 0, 0, clip.probe)
-    clips = max(4, 24 // max(1, size[0] // 120) ** 2)
+    clips = max(2, 24 // max(1, size[0] // 120) ** 2)
 
     def child() -> float:
         started = time.perf_counter()
