@@ -18,7 +18,8 @@ from mutoscope.core.facts import ClipFact, LatentFact
 from mutoscope.core.objective import Objective
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Depth, Natural, NonNegative
-from mutoscope.core.values import Example, Grid, Latents, Losses, Reconstruction
+from mutoscope.core.values import Batch, Example, Grid, Latents, Losses, Reconstruction
+from mutoscope.plugins.autoencoders.codebooks import encodings
 from mutoscope.plugins.autoencoders.pictures import each_frame
 
 EPSILON = 0.1
@@ -36,7 +37,12 @@ class Dvae(Autoencoder):
     with pooling or doubling of the picture between.
 
     codes: of the codebook. width: of the encoder's first group, each later one twice as wide. start: of the decoder's
-    first layer. groups: the picture is halved between them. depth: blocks in a group. temperature: at the end.
+    first layer. groups: the picture is halved between them. depth: blocks in a group. temperature: at the end. floor: of
+    the logarithm of the distribution's scale: where most of a picture is one flat colour, a scale that may shrink at will
+    pays for that colour alone.
+
+    At first, choices are even: the logits of training clips are centred, with a deviation of one, and the decoder says
+    their mean colour. The paper has neither this nor a floor; a small network on flat pictures needs both.
     """
 
     name = "dvae"
@@ -54,12 +60,13 @@ class Dvae(Autoencoder):
         depth: Depth = 2,
         temperature: Annotated[float, Gt(0)] = 1 / 16,
         anneal: Natural = 150_000,
+        floor: float = -7.0,
     ) -> None:
         super().__init__()
         if width % 4:
             raise ValueError(f"width: a block's middle has a quarter of it, so it divides by 4; got {width}")
         self.clip, self.count, self.stride = clip, codes, 2 ** (groups - 1)
-        self.temperature, self.anneal = temperature, anneal
+        self.temperature, self.anneal, self.floor = temperature, anneal, floor
         widths, gain = [width * 2**i for i in range(groups)], 1 / (groups * depth) ** 2
         ins, outs = [width, *widths], [start, *reversed(widths)]
         self.encoder = nn.Sequential(_conv(clip.channels, width, 7))
@@ -91,7 +98,7 @@ class Dvae(Autoencoder):
     def decode(self, latents: Latents) -> Tensor:
         assert isinstance(latents.values, Tensor)
         soft = F.one_hot(latents.values, self.count).to(next(self.parameters()).dtype)
-        return _pixels(self._decoded(rearrange(soft, "b t h w k -> b k t h w"))[0])
+        return _pixels(self._decoded(rearrange(soft, "b t h w k -> b k t h w"))[0]).clamp(-1, 1)
 
     def codes(self) -> Tensor:
         """The decoder's first layer, a vector per code."""
@@ -120,7 +127,21 @@ class Dvae(Autoencoder):
     def _decoded(self, soft: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log scale of each value, B C T H W."""
         mu, log_b = each_frame(self.decoder, soft).float().chunk(2, dim=1)
-        return mu, log_b.clamp(-7, 7)
+        return mu, log_b.clamp(self.floor, 7.0)
+
+    @torch.no_grad()
+    def begin(self, batches: Iterable[Batch]) -> None:
+        """Choices without preference, and the mean colour, over training clips."""
+        clips = list(batches)
+        choose, say = self.encoder[-1], self.decoder[-1]
+        assert isinstance(choose, nn.Conv2d) and isinstance(say, nn.Conv2d)
+        z = encodings(self.logits, clips)
+        spread = z.std(0).clamp(min=1e-6)
+        choose.weight.div_(spread[:, None, None, None])
+        choose.bias.sub_(z.mean(0)).div_(spread)  # type: ignore[union-attr]
+        pixels = encodings(_mapped, clips)
+        say.weight.mul_(0.1)
+        say.bias[: self.clip.channels] = pixels.mean(0).logit()  # type: ignore[index]
 
 
 @final
@@ -130,7 +151,9 @@ class LogitLaplace(Objective):
     Ramesh et al. 2021, sec. 2.1 and app. A.2: both are sums over the clip, over its number of values, so that a weight
     of 6.6 on the divergence is 6.6/192 of its mean over the codes of 8 x 8 x 3 values. The weight rises by a cosine.
 
-    kl: weight at the end. anneal: steps until then.
+    kl: weight at the end. anneal: steps until then. square: steps over which four times the squared error, with which
+    training then begins, gives way to the likelihood; not in the paper. The likelihood is best served by the median,
+    which on flat pictures is background, so that no code would come to say anything else.
     """
 
     name = "logit_laplace"
@@ -138,9 +161,9 @@ class LogitLaplace(Objective):
     learns = "autoencoder"
     accepts = Dvae
 
-    def __init__(self, *, kl: NonNegative = 6.6, anneal: Natural = 5000) -> None:
+    def __init__(self, *, kl: NonNegative = 6.6, anneal: Natural = 5000, square: Natural = 0) -> None:
         super().__init__()
-        self.kl, self.anneal = kl, anneal
+        self.kl, self.anneal, self.square = kl, anneal, square
 
     def loss(self, learner: Dvae, example: Example, draw: Draw, turn: str) -> Losses:
         videos = example.batch.video
@@ -155,8 +178,10 @@ class LogitLaplace(Objective):
         made = learner(video, draw)
         done = min(draw.step / self.anneal, 1.0) if self.anneal else 1.0
         beta = self.kl * 0.5 * (1 - math.cos(math.pi * done))
-        total = made.terms["likelihood"] + beta * made.terms["kl"] / video[0].numel()
         l2 = (made.video - video).square().mean()
+        likely = min(draw.step / self.square, 1.0) if self.square else 1.0
+        error = likely * made.terms["likelihood"] + (1 - likely) * 4 * l2
+        total = error + beta * made.terms["kl"] / video[0].numel()
         return Losses(total, {"l2": l2.detach(), **{name: term.detach() for name, term in made.terms.items()}})
 
 
@@ -172,8 +197,8 @@ def _mapped(video: Tensor) -> Tensor:
 
 
 def _pixels(mu: Tensor) -> Tensor:
-    """The location as pixels: the inverse map of its sigmoid, in [-1, 1]."""
-    return (((mu.sigmoid() - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1)) * 2 - 1
+    """The location as pixels: the inverse map of its sigmoid, in [-1, 1] but for the margin EPSILON."""
+    return (mu.sigmoid() - EPSILON) / (1 - 2 * EPSILON) * 2 - 1
 
 
 def _conv(channels: int, out: int, kernel: int) -> nn.Conv2d:
