@@ -145,7 +145,7 @@ class Feed:
         return Latents(tuple(coded[i] for i in range(len(video))), ids)
 
     def _fill(self, most: int) -> Cache | None:
-        """The cache of every clip that this phase will see, or None where it would be too large.
+        """The cache of every clip that this phase will see, or None where it would be too large, or sees none.
 
         A stop cuts it short, and then no step is taken: clips encoded one by one need not be those of the cache to
         the last bit.
@@ -168,7 +168,7 @@ class Feed:
                     return None
                 kept.append(coded)
         self.cut = len(kept) < len(blocks)
-        return None if self.cut else Cache(seen, kept)
+        return Cache(seen, kept) if seen and not self.cut else None
 
     def _seen(self) -> list[int]:
         """The numbers of all clips that this phase will see."""

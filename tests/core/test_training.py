@@ -181,3 +181,12 @@ def test_resolved_recipe_and_provenance_are_written(trained, nano: Path, tmp_pat
     told = json.loads((tmp_path / "a" / "run.json").read_text())
     assert torch.__version__.startswith(told["environment"]["packages"]["torch"])
     assert [phase["name"] for phase in told["phases"]] == ["0-autoencoder", "1-denoiser"]
+
+
+def test_a_phase_of_no_steps_moves_nothing(trained, tmp_path: Path):
+    """Neither does it look for clips to encode."""
+    whole, none = trained(tmp_path / "a"), trained(tmp_path / "b", "training.phases.1.steps=0")
+    assert {r["phase"] for r in read_journal(tmp_path / "b" / "metrics.jsonl")} == {"0-autoencoder"}
+    same = {n for n, x in whole["parts"]["model"].items() if torch.equal(x, none["parts"]["model"][n])}
+    assert all(name in same for name in none["parts"]["model"] if name.startswith("autoencoder."))
+    assert not all(name in same for name in none["parts"]["model"] if name.startswith("denoiser."))
