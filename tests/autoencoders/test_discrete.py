@@ -280,3 +280,36 @@ def test_the_decoder_of_the_dvae_says_location_and_scale() -> None:
     mu, _ = coder._decoded(soft)
     expected = ((mu.sigmoid() - 0.1) / 0.8).clamp(0, 1) * 2 - 1
     assert torch.allclose(coder.decode(Latents(ids, ids=True)), expected, atol=1e-6)
+
+
+def test_the_dvae_begins_without_preference_and_with_the_mean_colour() -> None:
+    torch.manual_seed(0)
+    coder = Dvae(CLIP, **Dvae.tiny)
+    # Bright, flat pictures, of which one code would otherwise be the choice everywhere.
+    clips = video() * 0.1 + torch.tensor([0.6, 0.2, -0.4])[:, None, None, None]
+    coder.begin([Batch(video=clips, clips=(0, 1, 2))])
+    logits = coder.logits(clips).movedim(1, -1).flatten(0, -2)
+    assert torch.allclose(logits.mean(0), torch.zeros(16), atol=1e-3)
+    assert torch.allclose(logits.std(0), torch.ones(16), atol=1e-3)
+    shown = coder.decode(coder.encode(clips)).mean((0, 2, 3, 4))
+    assert torch.allclose(shown, clips.mean((0, 2, 3, 4)), atol=0.15)
+
+
+def test_a_squared_error_gives_way_to_the_likelihood() -> None:
+    torch.manual_seed(0)
+    coder = Dvae(CLIP, **Dvae.tiny, floor=-1.0)
+    given = Example(None, Conditioning(), Batch(video=video(), clips=(0, 1, 2)))
+    for step, likely in ((0, 0.0), (50, 0.5), (100, 1.0), (900, 1.0)):
+        draw = Draw(1, "train", step, (0, 1, 2))
+        made = coder(video(), draw)
+        square = 4 * (made.video - video()).square().mean()
+        expected = likely * made.terms["likelihood"] + (1 - likely) * square
+        assert torch.allclose(LogitLaplace(kl=0.0, square=100).loss(coder, given, draw, "learner").total, expected)
+
+
+def test_the_scale_has_a_floor() -> None:
+    coder = Dvae(CLIP, **Dvae.tiny, floor=-1.0)
+    with torch.no_grad():
+        coder.decoder[-1].bias[3:] = -5.0  # type: ignore[union-attr, index]
+        _, log_b = coder._decoded(torch.full((1, 16, 5, 4, 4), 1 / 16))
+    assert float(log_b.min()) == -1.0
