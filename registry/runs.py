@@ -13,7 +13,7 @@ import torch
 from mutoscope.core.dataset import Dataset
 from mutoscope.core.errors import InputError, RunInUse
 from mutoscope.core.generation import Generated, Request, generate
-from mutoscope.core.model import Cascade, Model
+from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.storage.atomic import clean, make_folder, write_json, write_text
 from mutoscope.core.storage.checkpoint import newest, read_checkpoint
 from mutoscope.core.storage.lock import RunLock, holder
@@ -82,35 +82,41 @@ def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assem
     phases: list[Phase] = []
     for i, phase in enumerate(assembled.plan.phases):
         depends, classes = _dependencies(assembled, phase, i)
-        before = [p.address for p in phases if phase.learn != "autoencoder" or _same_learner(p, phase)]
+        built_on = [
+            p for p in phases if p.stage == phase.stage and (phase.learn != "autoencoder" or p.learn == phase.learn)
+        ]
+        before = [p.address for p in built_on]
         descents = {"learner": phase.descent, **phase.turns}
         phases.append(replace(phase, address=phase_address(depends, classes, descents, before, device)))
     return replace(assembled, plan=replace(assembled.plan, phases=tuple(phases)))
 
 
-def _same_learner(phase: Phase, other: Phase) -> bool:
-    return (phase.learn, phase.stage) == (other.learn, other.stage)
+LOOKED_AT = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
+"""The roles that a denoiser's training looks at: all but what only samples or scores."""
 
 
 def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[str, Any], list[type]]:
-    """What a phase looks at besides what earlier phases have taught: everything where a denoiser learns; else the data, the
-    learner, its objective, and of the tower the latents that a classifier of noisy ones sees."""
+    """What a phase looks at besides what earlier phases have taught: everything of its stage where a denoiser learns; else
+    the data, the learner, its objective, and of the tower the latents that a classifier of noisy ones sees. Of the stages
+    before its own a phase sees only the size of their video: it learns from real video, made as small."""
     data: Any = assembled.recipe.data
-    said = data["stages"] if phase.stage else data
-    roles = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
     latents = ("autoencoder", "patchifier") if phase.learn == "tower" else ()
-    seen = roles if phase.learn == "denoiser" else (*latents, phase.learn)
-    model = assembled.model if isinstance(assembled.model, Model) else dict(assembled.model.items())[phase.stage]
+    seen = LOOKED_AT if phase.learn == "denoiser" else (*latents, phase.learn)
+    stages = dict(stages_of(assembled.model))
+    place = list(stages).index(phase.stage)
+    said = data["stages"] if phase.stage else [data]
     depends = {"data": data.get("data"), "version": assembled.dataset.fingerprint(), "stage": phase.stage}
-    if isinstance(said, dict):
-        depends |= {role: said.get(role) for role in seen}
-    else:
-        depends |= {"stages": said}
-    phases = (data.get("training") or {}).get("phases") or []
-    depends["objective of the phase"] = phases[index].get("objective") if index < len(phases) else None
+    depends |= {role: said[place].get(role) for role in seen}
+    if phase.stage:
+        depends["views"] = [one.get("view") for one in said[: place + 1]]
+        depends["phases of all stages"] = (data.get("training") or {}).get("phases")
+    own = [n for n, one in enumerate(assembled.plan.phases) if one.stage == phase.stage].index(index)
+    phases = (said[place].get("training") or {}).get("phases") or []
+    depends["objective of the phase"] = phases[own].get("objective") if own < len(phases) else None
     depends["class of the objective"] = type(phase.objective).__name__
     parts = {key: value for key, value in depends.items() if key != "data"}  # whose version says what is in its files
     depends["files"] = files_named(parts, [source.parent for source in assembled.recipe.sources])
+    model = stages[phase.stage]
     classes = [type(part) for address, part in model.parts() if address.partition(".")[0] in seen]
     return depends, [*classes, type(phase.objective), type(assembled.dataset)]
 

@@ -73,3 +73,25 @@ def test_a_phase_depends_on_what_its_learner_has_learned(tmp_path: Path, catalog
     swapped = addresses(load_recipe(file, ["denoiser=reader"]), catalog, "meta")
     assert swapped[:2] == before[:2]
     assert swapped[2] != before[2]
+
+
+def test_stages_depend_on_the_size_of_earlier_video_alone():
+    """Of a cascade only what is changed, and what builds on it, is worked on again; a sampler changes no training."""
+    catalog = Catalog.load()
+
+    def told(*changes: str) -> dict[str, str]:
+        made = with_addresses(
+            assemble(load_recipe("lineage/10-imagen-video", changes), catalog, device="meta"), catalog, "cpu"
+        )
+        return {p.name: p.address for p in made.plan.phases}
+
+    def changed(*changes: str) -> set[str]:
+        return {name for name, address in told(*changes).items() if address != whole[name]}
+
+    whole = told()
+    assert len(whole) == 4
+    assert changed("stages.0.sampler.steps=4", "stages.2.sampler.steps=9") == set()
+    assert changed("stages.1.conditioner.1.most=0.1") == {"frames.2-denoiser"}
+    assert changed("stages.0.training.phases.1.objective.guidance=1.5") == {"base.1-denoiser"}
+    assert changed("stages.0.denoiser.width=20") == {"base.0-denoiser", "base.1-denoiser"}
+    assert changed("stages.0.view.frames=2") == set(whole)
