@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.core.denoiser import LevelDenoiser
-from mutoscope.core.facts import Additive, TokenFact
+from mutoscope.core.facts import Additive, LatentFact, TokenFact
 from mutoscope.core.guidance import Guided, calls_at
 from mutoscope.core.process import LevelProcess
 from mutoscope.core.randomness import Draw
@@ -26,7 +26,9 @@ class Bipartite(Sampler):
     some of x_T, and the picture varies while its embedding stays. A canvas without a source starts from noise.
 
     steps: network calls each way. eta: noise put back on the way down, as a share of the posterior's deviation.
-    guidance: scale of classifier-free guidance on the way down; up there is none.
+    clip_clean: largest absolute value that the clean data predicted on the way down may have, in pixels where latents are
+    such, scaled; 0 is no bound. A network that says noise needs one where a schedule ends in hardly any signal, as
+    `cosine` does. guidance: scale of classifier-free guidance on the way down; up there is none.
     """
 
     name = "bipartite"
@@ -36,16 +38,19 @@ class Bipartite(Sampler):
 
     def __init__(
         self,
+        latents: LatentFact,
         tokens: TokenFact,
         process: Annotated[LevelProcess, Additive],
         *,
         steps: Steps = 50,
         eta: Share = 1.0,
+        clip_clean: NonNegative = 0.0,
         guidance: NonNegative = 1.0,
     ) -> None:
         super().__init__()
         self.width, self.process, self.steps = tokens.width, process, steps
-        self.eta, self.guidance = eta, guidance
+        self.eta, self.clip_clean, self.guidance = eta, clip_clean, guidance
+        self.shift, self.scale = latents.pixels or (0.0, 1.0)
         self.times()
 
     def times(self) -> list[float]:
@@ -81,6 +86,10 @@ class Bipartite(Sampler):
             (a, s), (a_next, s_next) = places[i], places[i + 1]
             said = guided.predict(bare.with_values(x), times[i])
             x0, eps = said.as_clean().float(), said.as_noise().float()
+            if self.clip_clean:
+                pixels = (x0 / self.scale + self.shift).clamp(-self.clip_clean, self.clip_clean)
+                x0 = (pixels - self.shift) * self.scale
+                eps = (x - a * x0) / s
             # The deviation of q(x_next | x, x0), times eta.
             forward = max(s * s - (a / a_next * s_next) ** 2, 0.0)
             sigma = min(self.eta * s_next / s * forward**0.5, s_next)

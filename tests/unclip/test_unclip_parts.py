@@ -346,6 +346,9 @@ class Gaussian(LevelDenoiser):
         return s * tokens.filled() / ((a * self.deviation) ** 2 + s * s)
 
 
+LATENTS = LatentFact(2, (1, 1, 1), Grid(1, 4, 4))
+
+
 def test_ddim_inversion_gives_the_source_back_and_eta_varies_it():
     """Error of the first order in the steps; x_T has unit variance; eta 1 forgets most of the source."""
     process, fact = Ddpm().process, TokenFact(2, Grid(1, 8, 8), 2)
@@ -354,13 +357,13 @@ def test_ddim_inversion_gives_the_source_back_and_eta_varies_it():
     source = Tokens.canvas(Grid(1, 8, 8), 16).with_values(x0)
     errors = []
     for steps in (25, 100, 400):
-        sampler = Bipartite(fact, process, steps=steps, eta=0.0)
+        sampler = Bipartite(LATENTS, fact, process, steps=steps, eta=0.0)
         x_t = sampler.inverted(net, source, told)
         assert x_t.std().item() == pytest.approx(1.0, abs=0.12)
         errors.append((sampler.sample(net, source, told, draw(16)).filled() - x0).abs().max().item())
     assert errors[2] < errors[1] < errors[0] < 0.4
     assert errors[2] < 0.03
-    varied = Bipartite(fact, process, steps=100, eta=1.0)
+    varied = Bipartite(LATENTS, fact, process, steps=100, eta=1.0)
     one, other = (varied.sample(net, source, told, draw(16, step)).filled() for step in (0, 1))
     assert (one - other).abs().mean() > 0.2
     assert one.std().item() == pytest.approx(0.5, abs=0.05)
@@ -372,9 +375,29 @@ def test_ddim_inversion_gives_the_source_back_and_eta_varies_it():
 def test_a_canvas_is_sampled_as_ddim_does():
     process, fact = Ddpm().process, TokenFact(2, Grid(1, 4, 4), 2)
     canvas, net = Tokens.canvas(Grid(1, 4, 4), 3), Gaussian(0.7)
-    ours = Bipartite(fact, process, steps=20, eta=0.0).sample(net, canvas, Conditioning(), draw(3)).filled()
+    ours = Bipartite(LATENTS, fact, process, steps=20, eta=0.0).sample(net, canvas, Conditioning(), draw(3)).filled()
     theirs = Ddim(fact, process, steps=20).sample(net, canvas, Conditioning(), draw(3)).filled()
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_clean_data_has_a_bound_in_pixels():
+    """A network of noise that errs a little, under a schedule that ends in hardly any signal, says wild things of the
+    clean data at first; bounded, they stay pictures."""
+
+    class Erring(Gaussian):
+        def forward(self, tokens: Tokens, level: Tensor, conditioning: Conditioning) -> Tensor:
+            return super().forward(tokens, level, conditioning) + 0.2
+
+    process, fact = Ddpm(schedule="cosine").process, TokenFact(2, Grid(1, 4, 4), 2)
+    canvas, latents = Tokens.canvas(Grid(1, 4, 4), 3), replace(LATENTS, pixels=(0.5, 2.0))
+
+    def most(clip_clean: float) -> float:
+        sampler = Bipartite(latents, fact, process, steps=20, clip_clean=clip_clean)
+        made = sampler.sample(Erring(0.5), canvas, Conditioning(), draw(3)).filled()
+        return (made / 2.0 + 0.5).abs().max().item()
+
+    assert most(0.0) > 3.0
+    assert most(1.0) <= 1.0 + 1e-5
 
 
 def test_slerp_keeps_length_and_ends_at_its_ends():
