@@ -49,14 +49,15 @@ ARMS = ("trained", "untrained", "off")
 class Entry(Strict):
     """What a recipe is held to. score: dotted, of a metric that the recipe names. off: overrides that switch the
     mechanism off, and without: what is lacking then. untrained: the roles that the floor has not learned: the denoiser's
-    phase, or all. limit: seconds that it may train on two cores. cause: found by looking at a row that failed."""
+    phase, or all. limit: seconds that it may train on two cores. found: by looking at a row; of one
+    that failed its cause."""
 
     score: str
     off: list[str] = Field(min_length=1)
     without: str
     untrained: Literal["denoiser", "all"] = "denoiser"
     limit: int = 300
-    cause: str = ""
+    found: str = ""
 
 
 def read_table(path: Path = TABLE) -> dict[str, Entry]:
@@ -141,11 +142,11 @@ class Bench:
                     marks["untrained"] = judge.marks(untrained(made, self.catalog, entry, self.device))
                 marks[arm] = judge.marks(made.model)
             told |= {arm: marks[arm].cell for arm in ARMS} | judged(marks, judge.better)
-            return {**told, "cause": entry.cause}
+            return {**told, "found": entry.found}
         except (Interrupted, RunInUse):
             raise
         except MutoscopeError as error:
-            return {**told, "verdict": f"FAILED: {' '.join(str(error).split())}", "cause": entry.cause}
+            return {**told, "verdict": f"FAILED: {' '.join(str(error).split())}", "found": entry.found}
 
     def check(self, recipe: Recipe, off: Recipe, entry: Entry) -> None:
         """Raises InputError where the recipe does not name the metric, or the overrides change nothing."""
@@ -279,8 +280,8 @@ def rendered(rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Entry]) 
     for name in sorted(rows):
         lines.append(_line(rows[name]))
     for name in sorted(rows):
-        if rows[name]["verdict"] != "holds" and rows[name].get("cause"):
-            lines += ["", f"{name}: {rows[name]['cause']}"]
+        if rows[name].get("found"):
+            lines += ["", f"{name}: {rows[name]['found']}"]
     if stale:
         lines += ["", f"The recipe has changed since its row: {', '.join(stale)}."]
     if left:
@@ -318,10 +319,10 @@ def kept_rows(out: Path) -> dict[str, Any]:
 
 
 def keep(out: Path, rows: Mapping[str, Mapping[str, Any]], table: Mapping[str, Entry]) -> None:
-    """Writes the rows, and the table beside them; the limit and the cause that the table has for a row stand in it."""
+    """Writes the rows, and the table beside them; the limit and what was found that the table has for a row stand in it."""
     entries = {load_recipe(name).name: entry for name, entry in table.items()}
-    held = {name: {"limit": entry.limit, "cause": entry.cause} for name, entry in entries.items()}
-    told = {name: {**rows[name], **held.get(name, {"cause": ""})} for name in sorted(rows)}
+    held = {name: {"limit": entry.limit, "found": entry.found} for name, entry in entries.items()}
+    told = {name: {**rows[name], **held.get(name, {})} for name in sorted(rows)}
     make_folder(out)
     write_json(out / "lineage.json", {"command": COMMAND, "rows": list(told.values())})
     write_text(out / "lineage.md", rendered(told, table))

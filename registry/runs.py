@@ -29,6 +29,8 @@ from mutoscope.registry.catalog import Catalog
 from mutoscope.registry.recipe import Recipe, load_recipe
 
 RUNS = Path("runs")
+LOOKED_AT = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
+"""The roles that a denoiser's training looks at: all but what only samples or scores."""
 PHASES = ".phases"
 
 
@@ -89,10 +91,6 @@ def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assem
         descents = {"learner": phase.descent, **phase.turns}
         phases.append(replace(phase, address=phase_address(depends, classes, descents, before, device)))
     return replace(assembled, plan=replace(assembled.plan, phases=tuple(phases)))
-
-
-LOOKED_AT = ("autoencoder", "patchifier", "conditioner", "objective", "denoiser", "tower", "writer")
-"""The roles that a denoiser's training looks at: all but what only samples or scores."""
 
 
 def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[str, Any], list[type]]:

@@ -135,13 +135,14 @@ class Dvae(Autoencoder):
         clips = list(batches)
         choose, say = self.encoder[-1], self.decoder[-1]
         assert isinstance(choose, nn.Conv2d) and isinstance(say, nn.Conv2d)
+        assert choose.bias is not None and say.bias is not None
         z = encodings(self.logits, clips)
         spread = z.std(0).clamp(min=1e-6)
         choose.weight.div_(spread[:, None, None, None])
-        choose.bias.sub_(z.mean(0)).div_(spread)  # type: ignore[union-attr]
+        choose.bias.sub_(z.mean(0)).div_(spread)
         pixels = encodings(_mapped, clips)
         say.weight.mul_(0.1)
-        say.bias[: self.clip.channels] = pixels.mean(0).logit()  # type: ignore[index]
+        say.bias[: self.clip.channels] = pixels.mean(0).logit()
 
 
 @final

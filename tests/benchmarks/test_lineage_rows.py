@@ -35,7 +35,7 @@ def marks(clips: np.ndarray) -> Marks:
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     (tmp_path / "77-nano.yaml").write_text(RECIPE)
-    said = "{score: held_loss, off: [training.lr=1.0e-6], without: learning, cause: none}"
+    said = "{score: held_loss, off: [training.lr=1.0e-6], without: learning, found: none}"
     (tmp_path / "table.yaml").write_text(f"{tmp_path / '77-nano.yaml'}: {said}\n")
     return tmp_path
 
