@@ -8,7 +8,7 @@ from typing import Annotated, final
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -60,7 +60,7 @@ class Dvae(Autoencoder):
         depth: Depth = 2,
         temperature: Annotated[float, Gt(0)] = 1 / 16,
         anneal: Natural = 150_000,
-        floor: float = -7.0,
+        floor: Annotated[float, Ge(-7.0), Lt(7.0)] = -7.0,
     ) -> None:
         super().__init__()
         if width % 4:
