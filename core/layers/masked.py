@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.values import Grid
 
 
@@ -169,13 +169,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, masks: Masks, sinc
     causal = masks.layout.causal
     if pattern == Dense():
         if not causal or q.shape[2] == 1:
-            return F.scaled_dot_product_attention(q, k, v)
+            return scaled_attention(q, k, v)
         if since == 0:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return scaled_attention(q, k, v, causal=True)
     elif since == 0 and q.is_cuda and q.shape[2] == masks.layout.rows and not torch.compiler.is_compiling():
         return attend_by_blocks(q, k, v, masks.blocks(pattern))
     mask = masks.dense(pattern)[since : since + q.shape[2], : k.shape[2]]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return scaled_attention(q, k, v, mask=mask)
 
 
 def attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Any, compiled: bool = True) -> Tensor:
@@ -277,7 +277,7 @@ class ContextAttention(nn.Module):
     def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """B R D. mask: booleans that broadcast to B H R L, true where attention is allowed."""
         q = per_head(self.q(x), self.heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, *keys, attn_mask=mask), "b h n d -> b n (h d)"))
+        return self.out(rearrange(scaled_attention(q, *keys, mask=mask), "b h n d -> b n (h d)"))
 
 
 def per_head(x: Tensor, heads: int) -> Tensor:

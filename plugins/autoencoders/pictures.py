@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.norms import GroupNorm
 
 EPS = 1e-6
@@ -99,7 +100,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3).unbind(0)
-        seen = F.scaled_dot_product_attention(q, k, v)
+        seen = scaled_attention(q, k, v)
         return x + self.out(rearrange(seen, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 

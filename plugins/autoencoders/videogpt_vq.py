@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mutoscope.core.autoencoder import Autoencoder
 from mutoscope.core.errors import ShapeError
 from mutoscope.core.facts import ClipFact, LatentFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.randomness import Draw
 from mutoscope.core.settings import Count, Cube, Depth, Share, Width
 from mutoscope.core.values import Batch, Grid, Latents, Reconstruction
@@ -216,4 +217,4 @@ class AxisAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "m n (three h d) -> three m h n d", three=3, h=HEADS).unbind(0)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "m h n d -> m n (h d)"))
+        return self.out(rearrange(scaled_attention(q, k, v), "m h n d -> m n (h d)"))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import TokenDenoiser
 from mutoscope.core.facts import ConditioningFact, Discrete, Regular, TokenFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.masked import (
     Dense,
     Layout,
@@ -185,7 +186,7 @@ class Looking(nn.Module):
 
     def forward(self, x: Tensor, keys: Keys, mask: Tensor | None = None) -> Tensor:
         """B R D. mask: true where attention is allowed."""
-        seen = F.scaled_dot_product_attention(per_head(self.q(x), self.heads), *keys, attn_mask=mask)
+        seen = scaled_attention(per_head(self.q(x), self.heads), *keys, mask=mask)
         return self.out(seen.transpose(1, 2).flatten(2))
 
 

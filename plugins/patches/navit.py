@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.errors import ShapeError
 from mutoscope.core.facts import ClipFact, ConditioningFact, Continuous, FeatureFact, TokenFact
-from mutoscope.core.layers.attention import CrossAttention
+from mutoscope.core.layers.attention import CrossAttention, scaled_attention
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.layers.telling import Spread, Telling, of_each_row
 from mutoscope.core.packing import pack
@@ -103,7 +103,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        mixed = scaled_attention(q.to(v.dtype), k.to(v.dtype), v, mask=mask)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
 
 
@@ -162,7 +162,7 @@ class Pooling(nn.Module):
         q = rearrange(self.q(self.probe.to(x.dtype)), "(h d) -> 1 h 1 d", h=self.heads)
         k, v = rearrange(self.kv(x), "b n (two h d) -> two b h n d", two=2, h=self.heads).unbind(0)
         q = q.expand(len(x), -1, members.shape[1], -1)
-        pooled = F.scaled_dot_product_attention(q.to(v.dtype), k, v, attn_mask=mask)
+        pooled = scaled_attention(q.to(v.dtype), k, v, mask=mask)
         rows = self.out(rearrange(pooled, "b h e d -> (b e) (h d)"))
         # Where each clip stands among the rows' members.
         order = torch.arange(len(rows), device=x.device)

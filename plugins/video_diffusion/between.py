@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.layers.norms import GroupNorm
 
@@ -147,7 +148,7 @@ class Attention(nn.Module):
         """B N width and B L context to B N width. mask: B 1 1 L, true where it may be seen."""
         pairs = (self.q, x), (self.k, context), (self.v, context)
         q, k, v = (rearrange(layer(y), "b n (h d) -> b h n d", h=self.heads) for layer, y in pairs)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)"))
+        return self.out(rearrange(scaled_attention(q, k, v, mask=mask), "b h n d -> b n (h d)"))
 
 
 class Ladder(nn.Module):

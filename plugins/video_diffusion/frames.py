@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.norms import GroupNorm
 
 EPS = 1e-5
@@ -39,7 +40,7 @@ class TimeAttention(nn.Module):
         time = torch.arange(t, device=x.device)
         apart = (time[:, None] - time[None]).clamp(-self.reach, self.reach) + self.reach
         bias = self.bias[:, apart][None].to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = scaled_attention(q, k, v, mask=bias)
         mixed = self.out(rearrange(mixed, "b n t d -> b t (n d)"))
         return x + rearrange(mixed, "(b h w) t c -> b c t h w", b=len(x), h=h)
 

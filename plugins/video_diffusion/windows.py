@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mutoscope.core.layers.attention import CrossAttention
+from mutoscope.core.layers.attention import CrossAttention, scaled_attention
 
 Window = tuple[int, int, int]
 """Frames, rows, columns."""
@@ -87,7 +87,7 @@ class WindowAttention(nn.Module):
         real = windows.real(clips, x.device)
         if real is not None:
             bias = torch.where(real, bias, float("-inf"))
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=bias.to(v.dtype))
+        mixed = scaled_attention(q.to(v.dtype), k.to(v.dtype), v, mask=bias.to(v.dtype))
         return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
 
     def alone(self, x: Tensor) -> Tensor:

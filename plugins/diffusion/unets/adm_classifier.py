@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.facts import ClassifierFact, ClipFact, ConditioningFact, Labelled
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.settings import Count, Depth, Positive, Share, Width
@@ -107,7 +108,7 @@ class Pool(nn.Module):
         cells = rearrange(x, "b c h w -> b (h w) c")
         cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + self._positions(size).to(x.dtype)
         q, k, v = rearrange(self.qkv(cells), "b n (three h d) -> three b h n d", three=3, h=self.heads).unbind(0)
-        seen = F.scaled_dot_product_attention(q, k, v)
+        seen = scaled_attention(q, k, v)
         return self.out(rearrange(seen, "b h n d -> b n (h d)")[:, 0])
 
     def _positions(self, size: tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.facts import ConditioningFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.norms import GroupNorm
 
 Modulate = Literal["scale_shift", "add"]
@@ -86,7 +87,7 @@ class Attention(nn.Module):
         """B C H W to the same; it has no use for a context."""
         cells = rearrange(self.norm(x), "b c y x -> b (y x) c")
         q, k, v = rearrange(self.qkv(cells), "b n (three h d) -> three b h n d", three=3, h=self.heads).unbind(0)
-        seen = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        seen = self.out(rearrange(scaled_attention(q, k, v), "b h n d -> b n (h d)"))
         return x + rearrange(seen, "b (y x) c -> b c y x", y=x.shape[2])
 
 

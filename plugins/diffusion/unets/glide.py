@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import LevelDenoiser
 from mutoscope.core.facts import ConditioningFact, Continuous, Prompted, Regular, TokenFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
@@ -105,5 +106,5 @@ class ReadingAttention(nn.Module):
             k, v = (torch.cat(pair, dim=2) for pair in ((read[0], k), (read[1], v)))
             if mask is not None:
                 seen = F.pad(mask, (0, cells.shape[1]), value=True)[:, None, None]
-        mixed = self.out(rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=seen), "b h n d -> b n (h d)"))
+        mixed = self.out(rearrange(scaled_attention(q, k, v, mask=seen), "b h n d -> b n (h d)"))
         return x + rearrange(mixed, "b (y x) c -> b c y x", y=x.shape[2])

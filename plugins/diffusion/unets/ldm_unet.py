@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import PictureDenoiser, PictureLayer
 from mutoscope.core.facts import ConditioningFact, Continuous, Regular, TokenFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.embeddings import sinusoid
 from mutoscope.core.layers.norms import GroupNorm
 from mutoscope.core.process import LevelProcess
@@ -179,4 +180,4 @@ class Mix(nn.Module):
             rearrange(layer(y), "b n (h d) -> b h n d", h=self.heads)
             for layer, y in ((self.q, x), (self.k, context), (self.v, context))
         )
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)"))
+        return self.out(rearrange(scaled_attention(q, k, v, mask=mask), "b h n d -> b n (h d)"))

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mutoscope.core.facts import ConditioningFact
+from mutoscope.core.layers.attention import scaled_attention
 from mutoscope.core.layers.norms import GroupNorm
 
 EPS = 1e-6
@@ -176,7 +177,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3).unbind(0)
-        seen = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        seen = rearrange(scaled_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
         return (x + self.out(seen)) * HALF
 
 
