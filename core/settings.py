@@ -30,3 +30,4 @@ Size = tuple[Count, Count]
 Cube = tuple[Count, Count, Count]
 """Frames, rows, columns."""
 Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "bfloat16", "auto"]

@@ -12,13 +12,13 @@ import torch
 
 from mutoscope.core.dataset import Dataset
 from mutoscope.core.errors import InputError, RunInUse
-from mutoscope.core.generation import Generated, Request, generate
+from mutoscope.core.generation import Generated, Request, generate, settled
 from mutoscope.core.model import Cascade, Model, stages_of
 from mutoscope.core.storage.atomic import clean, make_folder, write_json, write_text
 from mutoscope.core.storage.checkpoint import newest, read_checkpoint
 from mutoscope.core.storage.lock import RunLock, holder
 from mutoscope.core.training.distribution import join
-from mutoscope.core.training.plan import Phase
+from mutoscope.core.training.plan import Descent, Phase
 from mutoscope.core.training.progress import Progress
 from mutoscope.core.training.provenance import environment
 from mutoscope.core.training.run import Position, train
@@ -63,6 +63,8 @@ def train_recipe(
     if processes.first and (who := holder(folder)):
         raise RunInUse(f"{folder} is in use by {who}; wait for it, or choose another folder with --out")
     assembled = assemble(recipe, catalog, device=str(processes.device))
+    if progress is not None and any(phase.descent.precision == "auto" for phase in assembled.plan.phases):
+        progress.note(f"precision auto: {settled('auto', processes.device)} on this machine")
     assembled = with_addresses(assembled, catalog, processes.device.type)
     if processes.first:
         make_folder(folder)
@@ -80,7 +82,7 @@ def train_recipe(
 
 
 def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assembled:
-    """The same with every phase's address filled in."""
+    """The same with every phase's precision settled on the device and its address filled in."""
     phases: list[Phase] = []
     for i, phase in enumerate(assembled.plan.phases):
         depends, classes = _dependencies(assembled, phase, i)
@@ -88,9 +90,18 @@ def with_addresses(assembled: Assembled, catalog: Catalog, device: str) -> Assem
             p for p in phases if p.stage == phase.stage and (phase.learn != "autoencoder" or p.learn == phase.learn)
         ]
         before = [p.address for p in built_on]
+        phase = replace(
+            phase,
+            descent=_settled(phase.descent, device),
+            turns={turn: _settled(descent, device) for turn, descent in phase.turns.items()},
+        )
         descents = {"learner": phase.descent, **phase.turns}
         phases.append(replace(phase, address=phase_address(depends, classes, descents, before, device)))
     return replace(assembled, plan=replace(assembled.plan, phases=tuple(phases)))
+
+
+def _settled(descent: Descent, device: str) -> Descent:
+    return replace(descent, precision=settled(descent.precision, torch.device(device)))
 
 
 def _dependencies(assembled: Assembled, phase: Phase, index: int) -> tuple[dict[str, Any], list[type]]:
@@ -161,7 +172,10 @@ def _claim(
             "name": recipe.name,
             "hash": recipe_hash(recipe),
             "seed": assembled.plan.seed,
-            "phases": [{"name": p.name, "steps": p.descent.steps, "address": p.address} for p in assembled.plan.phases],
+            "phases": [
+                {"name": p.name, "steps": p.descent.steps, "precision": p.descent.precision, "address": p.address}
+                for p in assembled.plan.phases
+            ],
             "plugins": recipe.data.get("plugins", []),
             "data": data,
             "environment": told,

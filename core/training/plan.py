@@ -11,7 +11,7 @@ from annotated_types import Ge, Le, Lt
 from mutoscope.core.dataset import Dataset
 from mutoscope.core.model import Cascade, Model
 from mutoscope.core.objective import Objective
-from mutoscope.core.settings import Count, Natural, NonNegative, Positive, Precision, Share
+from mutoscope.core.settings import Count, Natural, NonNegative, Positive, Share, TrainingPrecision
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Descent:
     accumulate: micro-batches per step. lr: peak learning rate. schedule: its course after the warm-up. warmup: steps
     from 0 to lr. floor: what share of lr the schedule ends at. optimizer: `adamw`, or any name timm knows. betas:
     Adam's. clip: largest gradient norm, 0 for none. ema: decay of the averaged weights, 0 for none. ema_warmup: the
-    average's decay is at most (1 + step) / (ema_warmup + step). precision: of matrix products in the forward pass;
-    weights stay float32. compile: torch.compile the learner. checkpoint_every, log_every: in steps; 0 checkpoints only
+    average's decay is at most (1 + step) / (ema_warmup + step). precision: of matrix products in the forward pass,
+    `auto` for bfloat16 where the machine has units for it, else float32; weights stay float32. compile: torch.compile the learner. checkpoint_every, log_every: in steps; 0 checkpoints only
     at the end. keep: checkpoints kept. shard: shard parameters over processes instead of replicating them. on_nan:
     when a loss or gradient is not finite, stop the run, skip the step, or roll back to the phase's last checkpoint and
     leave out the steps since it, as Chowdhery et al. 2022 (PaLM), sec. 5.1, did with spikes of the loss. cache: bytes
@@ -56,7 +56,7 @@ class Descent:
     clip: NonNegative = 1.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
     ema_warmup: Positive = 10.0
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     compile: bool = False
     checkpoint_every: Natural = 500
     log_every: Count = 10
