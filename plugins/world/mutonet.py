@@ -56,7 +56,15 @@ class Mutonet(Tower):
             self._load(width)
 
     def forward(self, video: Tensor) -> Tensor:
-        """The last layer's places, B D T' H' W', of B C T H W; odd rows and columns repeat the last one."""
+        """The last layer's places, B D T' H' W', of B C T H W; odd rows and columns repeat the last one.
+
+        Float32 also where others compute at less: what it sees should not depend on that, and oneDNN's bfloat16
+        convolution of a single frame of 12 channels is wrong on some processors (seen with torch 2.14).
+        """
+        with torch.autocast(video.device.type, enabled=False):
+            return self._places(video.float())
+
+    def _places(self, video: Tensor) -> Tensor:
         rows, columns = video.shape[-2:]
         # White, the world's ground, is zero, as the padding is.
         x = F.pad(1 - video, (0, columns % CELL, 0, rows % CELL, 0, 0), mode="replicate")

@@ -144,6 +144,14 @@ def test_any_size_gives_64_features(size: tuple[int, int, int]) -> None:
     assert seen.pooled.shape == (2, 64)
 
 
+def test_what_it_sees_does_not_depend_on_precision() -> None:
+    tower, video = Mutonet(), torch.rand(2, 3, 1, 16, 16, generator=torch.manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = tower.features(video).sequence
+    assert narrow is not None
+    assert torch.equal(narrow, tower.features(video).sequence)
+
+
 def test_perceive_teaches_every_size_together_and_a_clip_alone() -> None:
     """The loss of a batch of mixed sizes is the mean over its clips; gradients reach every weight."""
     torch.manual_seed(0)
