@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutoscope.core.errors import InputError
 from mutoscope.core.metric import Material, Metric, Score
 from mutoscope.core.model import Model
 from mutoscope.core.randomness import Draw
@@ -23,15 +24,16 @@ class HeldLoss(Metric):
     variational bound, an error where it is one. Models of one objective can be held against each other by it, since all
     see the same levels and noise. No score of a cascade, or against discriminators.
 
-    draws: of levels and noise, for each clip.
+    draws: of levels and noise, for each clip. part: of the loss by name in place of the whole, such as `bits` of
+    `improved_ddpm`, by which objectives that share it can be compared too.
     """
 
     name = "held_loss"
     wants = "model"
     better: Literal["higher", "lower"] = "lower"  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, *, draws: Count = 16) -> None:
-        self.draws = draws
+    def __init__(self, *, draws: Count = 16, part: str | None = None) -> None:
+        self.draws, self.part = draws, part
 
     def score(self, material: Material) -> Iterable[Score]:
         model, video = material.model, material.real.video
@@ -57,7 +59,13 @@ class HeldLoss(Metric):
         one = replace(one, latents=latents)
         example = Example(model.patchifier.patchify(latents), model.embed(one, draw), one)
         with draw.forked():
-            return float(model.objective.loss(model.denoiser, example, draw, "learner").total)
+            losses = model.objective.loss(model.denoiser, example, draw, "learner")
+        if self.part is None:
+            return float(losses.total)
+        if self.part not in losses.parts:
+            raise InputError(field="metrics.held_loss.part", problem="is no part of the objective's loss", got=self.part,
+                             allowed=list(losses.parts))  # fmt: skip
+        return float(losses.parts[self.part])
 
     def protocol(self) -> dict[str, object]:
-        return {"metric": self.name, "draws": self.draws}
+        return {"metric": self.name, "draws": self.draws} | ({} if self.part is None else {"part": self.part})

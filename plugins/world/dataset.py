@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, final
 
@@ -19,6 +20,7 @@ from mutoscope.plugins.world.drawing import draw
 from mutoscope.plugins.world.language import Style, caption
 from mutoscope.plugins.world.laws import View
 from mutoscope.plugins.world.sampling import SPLITS, World
+from mutoscope.plugins.world.square import cut_scene, cut_video, side_of
 from mutoscope.plugins.world.state import ACTIONS, COLOURS, DIRECTIONS, SHAPES, VERSION, Scene
 
 Law = Literal["still", "uniform", "bounce", "fall", "parabola", "collide", "orbit", "paint", "eat", "grid", "agent"]
@@ -34,7 +36,8 @@ class Shapes(Dataset):
     """Moving shapes, drawn exactly and captioned from a closed grammar; no file and no download.
 
     frames, size (rows, columns), fps: of a clip; a wider size shows more of the same world. sizes: a list of
-    [frames, rows, columns] to draw from instead, for packed training. laws, events: drawn from with equal chance.
+    [frames, rows, columns] to draw from instead, for packed training. cut: `square` shows of every clip its centre square
+    alone, whatever is outside it, and captions say the same. laws, events: drawn from with equal chance.
     objects: fewest and most. caption: style; variants: wordings. asked: style of the captions of all splits but the
     training one, where it is another. described: share of training clips that come with a short and a descriptive
     caption besides, in `Batch.texts`. clips: length of the training split; held: of every other. keep: bytes of drawn
@@ -52,6 +55,7 @@ class Shapes(Dataset):
         size: Size = (16, 16),
         fps: Positive = 8.0,
         sizes: tuple[tuple[Count, Count, Count], ...] = (),
+        cut: Literal["none", "square"] = "none",
         laws: tuple[Law, ...] = ("uniform",),
         events: tuple[Event, ...] = ("none",),
         colours: tuple[Colour, ...] = COLOURS,  # type: ignore[assignment]
@@ -80,7 +84,8 @@ class Shapes(Dataset):
             raise ValueError("objects: the fewest are more than the most")
         shown = sizes or ((frames, *size),)
         self.views = tuple(View(t, (h, w), fps, background) for t, h, w in shown)
-        largest = max(self.views, key=lambda v: v.frames * v.size[0] * v.size[1])
+        self.cut = cut
+        largest = max(map(self._shown, self.views), key=math.prod)
         self.worlds = tuple(
             World(view, tuple(laws), tuple(events), tuple(colours), tuple(shapes), tuple(directions), objects)
             for view in self.views
@@ -91,8 +96,8 @@ class Shapes(Dataset):
         self.held = held
         self.clip_fact = ClipFact(
             3,
-            largest.frames,
-            largest.size,
+            largest[0],
+            largest[1:],
             mixed=len(shown) > 1,
             classes=len(COLOURS) * len(SHAPES),
             actions=len(ACTIONS),
@@ -115,8 +120,12 @@ class Shapes(Dataset):
     def sizes(self, split: str, indices: Sequence[int]) -> list[tuple[int, int, int]] | None:
         if len(self.worlds) == 1:
             return None
-        views = [self._world(split, i).view for i in indices]
-        return [(view.frames, *view.size) for view in views]
+        return [self._shown(self._world(split, i).view) for i in indices]
+
+    def _shown(self, view: View) -> tuple[int, int, int]:
+        """Frames, rows and columns of a clip of a view."""
+        size = (side_of(view.size),) * 2 if self.cut == "square" else view.size
+        return view.frames, *size
 
     def batch(self, split: str, indices: Sequence[int], epoch: int = 0) -> Batch:
         """Clips by number; `epoch` changes nothing."""
@@ -159,6 +168,7 @@ class Shapes(Dataset):
     def fingerprint(self) -> str:
         said = (repr(self.worlds), self.style, self.variants, self.lengths, self.held)
         more = (self.asked, self.described) if (self.asked, self.described) != (self.style, 0.0) else ()
+        more += (self.cut,) if self.cut != "none" else ()
         return f"{VERSION}:{key(*said, *more):016x}"
 
     def _world(self, split: str, index: int) -> World:
@@ -177,7 +187,10 @@ class Shapes(Dataset):
             scenes = [world.scene(split, i) for i in wanted]
             for i, scene, video in zip(wanted, scenes, draw(scenes), strict=True):
                 style = self.style if split == "train" else self.asked
-                made[i] = (video, scene, caption(scene, style, self._words(split, i), self.variants))
+                words = caption(scene, style, self._words(split, i), self.variants)
+                if self.cut == "square":
+                    video, scene = cut_video(video), cut_scene(scene)
+                made[i] = (video, scene, words)
                 if self._bytes + video.nbytes <= self.keep:
                     self._kept[split, i] = made[i]
                     self._bytes += video.nbytes
