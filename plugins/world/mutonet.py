@@ -61,6 +61,8 @@ class Mutonet(Tower):
         Float32 also where others compute at less: what it sees should not depend on that, and oneDNN's bfloat16
         convolution of a single frame of 12 channels is wrong on some processors (seen with torch 2.14).
         """
+        if video.is_meta:  # of which nothing is computed, and which no autocast knows
+            return self._places(video)
         with torch.autocast(video.device.type, enabled=False):
             return self._places(video.float())
 
