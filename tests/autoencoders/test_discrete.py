@@ -291,6 +291,7 @@ def test_the_dvae_begins_without_preference_and_with_the_mean_colour() -> None:
     logits = coder.logits(clips).movedim(1, -1).flatten(0, -2)
     assert torch.allclose(logits.mean(0), torch.zeros(16), atol=1e-3)
     assert torch.allclose(logits.std(0), torch.ones(16), atol=1e-3)
+    assert float(coder.codes().std()) == pytest.approx(1.0, abs=0.2), "a choice is not as strong as its layer expects"
     shown = coder.decode(coder.encode(clips)).mean((0, 2, 3, 4))
     assert torch.allclose(shown, clips.mean((0, 2, 3, 4)), atol=0.15)
 
