@@ -192,6 +192,14 @@ def test_axial_attention_sums_its_axes() -> None:
     assert torch.equal(seen, ((t == 1).int() + (h == 2).int() + (w == 3).int()) >= 2)
 
 
+def test_without_axial_attention_blocks_keep_their_convolutions() -> None:
+    torch.manual_seed(0)
+    without = VideogptVq(CLIP, **{**VideogptVq.tiny, "attention": False})
+    assert not any(isinstance(module, Axial) for module in without.modules())
+    own = {name: p.shape for name, p in VideogptVq(CLIP, **VideogptVq.tiny).named_parameters()}
+    assert {name: p.shape for name, p in without.named_parameters()}.items() < own.items()
+
+
 def test_vit_vqgans_codes_are_on_the_sphere() -> None:
     torch.manual_seed(0)
     coder = VitVqgan(CLIP, **VitVqgan.tiny).eval()
