@@ -41,8 +41,10 @@ class Dvae(Autoencoder):
     the logarithm of the distribution's scale: where most of a picture is one flat colour, a scale that may shrink at will
     pays for that colour alone.
 
-    At first, choices are even: the logits of training clips are centred, with a deviation of one, and the decoder says
-    their mean colour. The paper has neither this nor a floor; a small network on flat pictures needs both.
+    At first, choices are even: the logits of training clips are centred, with a deviation of one, the decoder says
+    their mean colour, and its code vectors have elements of a deviation of one, as fits a choice, of which one input is
+    one and the rest nothing. By fan-in they would be shorter by the root of the codes, and colour would have to be found
+    by a product of small weights. The paper has none of this and no floor; a small network on flat pictures needs them.
     """
 
     name = "dvae"
@@ -131,15 +133,16 @@ class Dvae(Autoencoder):
 
     @torch.no_grad()
     def begin(self, batches: Iterable[Batch]) -> None:
-        """Choices without preference, and the mean colour, over training clips."""
+        """Choices without preference, and the mean colour, over training clips; code vectors of full length."""
         clips = list(batches)
-        choose, say = self.encoder[-1], self.decoder[-1]
-        assert isinstance(choose, nn.Conv2d) and isinstance(say, nn.Conv2d)
+        choose, look_up, say = self.encoder[-1], self.decoder[0], self.decoder[-1]
+        assert isinstance(choose, nn.Conv2d) and isinstance(look_up, nn.Conv2d) and isinstance(say, nn.Conv2d)
         assert choose.bias is not None and say.bias is not None
         z = encodings(self.logits, clips)
         spread = z.std(0).clamp(min=1e-6)
         choose.weight.div_(spread[:, None, None, None])
         choose.bias.sub_(z.mean(0)).div_(spread)
+        look_up.weight.mul_(self.count**0.5)
         pixels = encodings(_mapped, clips)
         say.weight.mul_(0.1)
         say.bias[: self.clip.channels] = pixels.mean(0).logit()

@@ -36,7 +36,8 @@ class VideogptVq(Autoencoder):
     factor.
 
     codes, code_width: of the codebook. stride: powers of two. width: of all layers. depth: residual blocks on either
-    side. decay: of the codebook's moving averages.
+    side. decay: of the codebook's moving averages. attention: off, as one of the paper's ablations has it, it leaves
+    blocks their convolutions.
     """
 
     name = "videogpt_vq"
@@ -54,6 +55,7 @@ class VideogptVq(Autoencoder):
         width: Annotated[int, Ge(2)] = 240,
         depth: Depth = 4,
         decay: Share = 0.99,
+        attention: bool = True,
     ) -> None:
         super().__init__()
         if any(s & (s - 1) for s in stride):
@@ -66,9 +68,9 @@ class VideogptVq(Autoencoder):
         self.encoder = nn.Sequential()
         for i, step in enumerate(steps):
             self.encoder.extend([Conv(ins[i], width, 4, step), nn.ReLU()])
-        self.encoder.extend([Conv(ins[-1], width, 3), Stack(width, depth), nn.Conv3d(width, code_width, 1)])
+        self.encoder.extend([Conv(ins[-1], width, 3), Stack(width, depth, attention), nn.Conv3d(width, code_width, 1)])
         self.codebook = Codebook(codes, code_width, decay)
-        self.decoder = nn.Sequential(nn.Conv3d(code_width, width, 1), Stack(width, depth))
+        self.decoder = nn.Sequential(nn.Conv3d(code_width, width, 1), Stack(width, depth, attention))
         for i, step in enumerate(steps):
             last = i == len(steps) - 1
             self.decoder.append(Transposed(width, clip.channels if last else width, 4, step))
@@ -169,20 +171,21 @@ def _padding(kernel: int, stride: tuple[int, int, int]) -> list[int]:
 class Stack(nn.Sequential):
     """Residual blocks, batch norm and ReLU."""
 
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__(*(Residual(width) for _ in range(depth)), nn.BatchNorm3d(width), nn.ReLU())
+    def __init__(self, width: int, depth: int, attention: bool) -> None:
+        super().__init__(*(Residual(width, attention) for _ in range(depth)), nn.BatchNorm3d(width), nn.ReLU())
 
 
 class Residual(nn.Module):
-    """Two convolutions through half the width, then axial attention, beside the identity."""
+    """Two convolutions through half the width, then axial attention unless it is off, beside the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, attention: bool) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.BatchNorm3d(width), nn.ReLU(), Conv(width, width // 2, 3, bias=False),
             nn.BatchNorm3d(width // 2), nn.ReLU(), Conv(width // 2, width, 1, bias=False),
-            nn.BatchNorm3d(width), nn.ReLU(), Axial(width),
         )  # fmt: skip
+        if attention:
+            self.block.extend([nn.BatchNorm3d(width), nn.ReLU(), Axial(width)])
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)

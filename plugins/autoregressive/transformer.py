@@ -10,9 +10,19 @@ from torch import Tensor, nn
 
 from mutoscope.core.denoiser import TokenDenoiser
 from mutoscope.core.facts import ConditioningFact, Discrete, PromptIds, Regular, TokenFact
-from mutoscope.core.layers.masked import ContextAttention, Dense, Layout, MaskedAttention, Masks, Memory, Rollout
+from mutoscope.core.layers.masked import (
+    Banded,
+    ContextAttention,
+    Dense,
+    Layout,
+    MaskedAttention,
+    Masks,
+    Memory,
+    Pattern,
+    Rollout,
+)
 from mutoscope.core.process import TokenProcess
-from mutoscope.core.settings import Depth, Heads, Share, Width
+from mutoscope.core.settings import Depth, Heads, Natural, Share, Width
 from mutoscope.core.values import Conditioning, Grid, Logits, Tokens
 from mutoscope.plugins.autoregressive.blocks import Keys, feed_forward
 from mutoscope.plugins.autoregressive.encoding import keys_of, visible
@@ -28,7 +38,8 @@ class Transformer(TokenDenoiser):
     the codebook. The target begins with an empty row. The learning rate of sec. 5.3 is `schedule: rsqrt`.
 
     depth: blocks of either stack. key_width: of a head's queries and keys, d_k; by default that of its values. mlp:
-    hidden width of the feed-forward layer.
+    hidden width of the feed-forward layer. reach: rows that a row of the decoder's self-attention sees, itself included
+    (sec. 4, restricted self-attention); 0 for all.
     """
 
     name = "transformer"
@@ -48,6 +59,7 @@ class Transformer(TokenDenoiser):
         key_width: Width | None = None,
         mlp: Width = 768,
         dropout: Share = 0.1,
+        reach: Natural = 0,
     ) -> None:
         super().__init__()
         codes = tokens.codebook or 1  # what assembly refuses is built all the same
@@ -57,7 +69,8 @@ class Transformer(TokenDenoiser):
         vocabulary = given.vocabulary + codes + (process.hole is not None)
         self.table = nn.Embedding(vocabulary, width)
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))
-        self.blocks = nn.ModuleList(DecoderLayer(width, heads, key_width, mlp, dropout) for _ in range(depth))
+        seen = Banded(reach) if reach else Dense()
+        self.blocks = nn.ModuleList(DecoderLayer(width, heads, key_width, mlp, dropout, seen) for _ in range(depth))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -136,9 +149,11 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """The same with causal self-attention, and attention to the prompt after it."""
 
-    def __init__(self, width: int, heads: int, key_width: int | None, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, key_width: int | None, hidden: int, dropout: float, pattern: Pattern
+    ) -> None:
         super().__init__()
-        self.attention = MaskedAttention(width, heads, Dense(), key_width, bias=False)
+        self.attention = MaskedAttention(width, heads, pattern, key_width, bias=False)
         self.cross = ContextAttention(width, heads, key_width, bias=False)
         self.feed, self.dropout = feed_forward(width, hidden, nn.ReLU()), dropout
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))

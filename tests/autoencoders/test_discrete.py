@@ -192,6 +192,14 @@ def test_axial_attention_sums_its_axes() -> None:
     assert torch.equal(seen, ((t == 1).int() + (h == 2).int() + (w == 3).int()) >= 2)
 
 
+def test_without_axial_attention_blocks_keep_their_convolutions() -> None:
+    torch.manual_seed(0)
+    without = VideogptVq(CLIP, **{**VideogptVq.tiny, "attention": False})
+    assert not any(isinstance(module, Axial) for module in without.modules())
+    own = {name: p.shape for name, p in VideogptVq(CLIP, **VideogptVq.tiny).named_parameters()}
+    assert {name: p.shape for name, p in without.named_parameters()}.items() < own.items()
+
+
 def test_vit_vqgans_codes_are_on_the_sphere() -> None:
     torch.manual_seed(0)
     coder = VitVqgan(CLIP, **VitVqgan.tiny).eval()
@@ -291,6 +299,7 @@ def test_the_dvae_begins_without_preference_and_with_the_mean_colour() -> None:
     logits = coder.logits(clips).movedim(1, -1).flatten(0, -2)
     assert torch.allclose(logits.mean(0), torch.zeros(16), atol=1e-3)
     assert torch.allclose(logits.std(0), torch.ones(16), atol=1e-3)
+    assert float(coder.codes().std()) == pytest.approx(1.0, abs=0.2), "a choice is not as strong as its layer expects"
     shown = coder.decode(coder.encode(clips)).mean((0, 2, 3, 4))
     assert torch.allclose(shown, clips.mean((0, 2, 3, 4)), atol=0.15)
 

@@ -218,6 +218,15 @@ def test_the_transformers_encoder_needs_positions_and_ignores_padding(monkeypatc
     assert torch.allclose(denoiser._encoded(base)[:, order], denoiser._encoded(shuffled), atol=1e-5)
 
 
+def test_restricted_attention_of_the_transformers_decoder_reaches_few_rows() -> None:
+    """A reach of one leaves an id nothing but the one before it; two layers of two leave it three."""
+    cells = torch.arange(GRID.cells)
+    distance = cells[:, None] - cells[None]
+    for reach, seen in ((1, 1), (2, 3), (0, GRID.cells)):
+        denoiser = made(Transformer, reach=reach)
+        assert torch.equal(support(denoiser), (distance >= 1) & (distance <= seen)), reach
+
+
 def test_the_transformer_shares_one_matrix_and_norms_after_the_sum() -> None:
     denoiser = made(Transformer)
     names = [name for name, _ in denoiser.named_parameters()]
