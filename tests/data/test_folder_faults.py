@@ -314,7 +314,7 @@ def test_a_crash_or_a_hang_costs_one_file(tmp_path, make, open_folder, monkeypat
         "g_raise.mp4": "cannot be decoded: RuntimeError: two lines",
         "h_crash.mp4": "ends the process that decodes it (SIGSEGV)",
     }
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     names = [clip.entry.name for clip in dataset.contents.clips["train"]]
     assert names == ["a.mp4", "c.mp4", "e_slow.mp4", "f_chatter.mp4", "i.mp4"]
     assert len(dataset.batch("train", range(5))) == 5

@@ -21,6 +21,8 @@ recipe_faults = sys.modules["recipe_faults"] = module_from_spec(spec)
 spec.loader.exec_module(recipe_faults)
 QUICK = 300
 MANY = 5000
+PATIENCE = 20
+"""Seconds of the processor, far above what any refusal takes, so that only a runaway exceeds it."""
 
 
 @pytest.mark.parametrize("base", range(3))
@@ -80,10 +82,10 @@ def wrong(said: str | None, path: Path, fault, spent: float, trial: int) -> str:
         return f"{what}: {len(said.splitlines())} lines: {said[:600]}"
     if not all(re.match(re.escape(str(path)) + r":\d+: ", line) for line in said.splitlines()):
         return f"{what}: no place: {said[:300]}"
-    if len(said) > 900:
-        return f"{what}: {len(said)} characters: {said[:200]}"
-    # A second beyond what torch's import takes, which others that would fit may be looked for in.
-    return f"{what}: {spent:.1f} s" if spent > (3 if fault.kind == "misfit" else 1) else ""
+    if longest := max((line for line in said.replace(str(path), "").splitlines() if len(line) > 700), default=""):
+        return f"{what}: {len(longest)} characters: {longest}"
+    # No recipe takes long to refuse, on a machine that has other work too.
+    return f"{what}: {spent:.1f} s" if spent > PATIENCE else ""
 
 
 def test_as_commands(commands, catalog, trials, tmp_path):

@@ -102,7 +102,7 @@ def test_a_plugin_that_hangs_is_stopped(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGALRM)
     start = time.perf_counter()
     catalog = Catalog.load([write(tmp_path, "hangs", "import time\ntime.sleep(60)")], entries=[])
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20
     assert "TimeoutError" in catalog.failures[0].reason
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
