@@ -84,8 +84,11 @@ def read_training(
     phases: list[PhaseSaid] = []
     names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
 
+    own_words: list[Mapping[str, Any]] = []
+
     def add(path: Path, said: Mapping[str, Any], around: dict[str, Any], stage: str, implied: bool = False) -> None:
         phases.append(_phase(len(phases), path, said, around, names, stage, implied, findings))
+        own_words.append({} if implied else said)
 
     for path, said in _listed(top, ("training",), findings):
         add(path, said, base, "")
@@ -98,6 +101,7 @@ def read_training(
             add(place, _implied(own), around, names[i], implied=True)
     if not phases and not stages and "denoiser" in data:
         add(("training",), _implied(top), base, "", implied=True)
+    _check_lengths(base, [phase.path for phase in phases], own_words, findings)
     order = {name: place for place, name in enumerate(names)}
     if stages and not (isinstance(top, Mapping) and top.get("phases")):
         phases.sort(key=lambda phase: order.get(phase.stage, 0))
@@ -121,6 +125,17 @@ def _listed(said: Any, path: Path, findings: Findings) -> list[tuple[Path, Mappi
         else:
             findings.problem((*path, "phases", i), "must be a mapping {learn: ROLE, ...}", got=phase)
     return listed
+
+
+def _check_lengths(
+    base: Mapping[str, Any], paths: Sequence[Path], phases: Sequence[Mapping[str, Any]], findings: Findings
+) -> None:
+    """A length said for all phases, where each has its own, would change nothing: not what who wrote it meant."""
+    if phases and all(any(phase.get(key) is not None for key in ("steps", "budget")) for phase in phases):
+        for key in ("steps", "budget"):
+            if base.get(key) is not None:
+                places = ", ".join(".".join(map(str, (*path, key))) for path in paths)
+                findings.problem(("training", key), f"changes nothing, as every phase has its own; say {places}")
 
 
 def _implied(said: Any) -> dict[str, Any]:

@@ -192,8 +192,8 @@ class VivitDenoiser(LevelDenoiser):
     encoder running over the times of each place. Level and pooled conditioning modulate every block as in DiT
     (adaLN-Zero), a prompt is asked by cross-attention, and the output is zero at first.
 
-    model: as in the tower `vivit`. temporal: blocks of model 2's second encoder. inflate: how the weights of the same
-    model over tubelets of one frame, trained on images, become this one's.
+    model: as in the tower `vivit`. temporal: blocks of model 2's second encoder; 0 leaves frames apart. inflate: how the
+    weights of the same model over tubelets of one frame, trained on images, become this one's.
     """
 
     name = "vivit"
@@ -211,7 +211,7 @@ class VivitDenoiser(LevelDenoiser):
         depth: Depth = 6,
         heads: Heads = 6,
         mlp: Positive = 4.0,
-        temporal: Depth = 4,
+        temporal: Natural = 4,
         inflate: Inflation = "central",
     ) -> None:
         super().__init__()

@@ -108,8 +108,7 @@ def test_the_denoisers_see_the_whole_clip(model: Literal[1, 2, 3, 4]) -> None:
 
 
 def test_model_2_keeps_times_apart_in_its_first_encoder() -> None:
-    part = denoiser(2)
-    part.over_time = torch.nn.ModuleList()
+    part = denoiser(2, temporal=0)
     x = torch.randn(1, 2, 4, 6)
 
     def f(x: Tensor) -> Tensor:
@@ -126,7 +125,9 @@ def denoiser(model: Literal[1, 2, 3, 4], **settings) -> VivitDenoiser:
     fact = TokenFact(6, Grid(2, 2, 2), channels=6)
     given = ConditioningFact(pooled=4)
     return stirred(
-        VivitDenoiser(fact, given, Straight(), model=model, width=16, depth=2, heads=2, temporal=1, **settings)
+        VivitDenoiser(
+            fact, given, Straight(), model=model, width=16, depth=2, heads=2, **{"temporal": 1, **settings}
+        )
     )
 
 

@@ -304,6 +304,11 @@ def test_nested_parts(written, catalog):
             "8: training.phases.0.learn: must be the role that learns",
         ),
         ("steps: 3, batch: 4", "phases: [{learn: autoencoder}]", "8: training.phases.0.objective: is missing"),
+        (
+            "batch: 4",
+            "phases: [{learn: denoiser, steps: 2}]",
+            "8: training.steps: changes nothing, as every phase has its own; say training.phases.0.steps",
+        ),
         ("batch: 4", "turns: {judge: {lr: 1}}", "8: training.turns.judge: unknown turn"),
         ("batch: 4", "turns: {judge: {batch: 1}}", "8: training.turns.judge.batch: unknown setting"),
         ("sampler: {type: steps, steps: 3}\n", "", "sampler: is missing: phase 0-denoiser needs it"),
