@@ -125,9 +125,7 @@ def denoiser(model: Literal[1, 2, 3, 4], **settings) -> VivitDenoiser:
     fact = TokenFact(6, Grid(2, 2, 2), channels=6)
     given = ConditioningFact(pooled=4)
     return stirred(
-        VivitDenoiser(
-            fact, given, Straight(), model=model, width=16, depth=2, heads=2, **{"temporal": 1, **settings}
-        )
+        VivitDenoiser(fact, given, Straight(), model=model, width=16, depth=2, heads=2, **{"temporal": 1, **settings})
     )
 
 
