@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mutoscope.benchmarks.evaluation import Protocol
-from mutoscope.benchmarks.lineage import Bench, Marks, chosen, judged, kept_rows, main, read_table
+from mutoscope.benchmarks.lineage import Bench, Marks, command, judged, main
+from mutoscope.benchmarks.lineage_table import chosen, kept_rows, read_table
 from mutoscope.core.errors import InputError
 from mutoscope.core.training.progress import Silence
 from mutoscope.registry.catalog import Catalog
@@ -86,3 +87,8 @@ def test_every_row_of_the_table_fits_its_recipe() -> None:
     entry = table["20-vae"].model_copy(update={"score": "caption.all"})
     with pytest.raises(InputError, match="does not name the metric"):
         bench.check(load_recipe("20-vae"), load_recipe("20-vae", table["20-vae"].off), entry)
+
+
+def test_the_command_says_how_many_clips():
+    assert command(load_recipe("lineage/26-dit"), 128).endswith("lineage 26")
+    assert command(load_recipe("lineage/26-dit"), 512).endswith("lineage 26 --clips 512")
