@@ -46,7 +46,7 @@ def test_a_tiny_recipe_gets_its_row(desk: Path, capsys: pytest.CaptureFixture[st
     assert main([*words, "--clips", "12", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["system"] == "77-nano" and row["better"] == "lower" and row["parameters"] > 1000
-    assert row["command"].endswith("lineage 77") and row["trained cpu seconds"] > 0 and row["clips"] == 12
+    assert row["command"].endswith("lineage 77 --clips 12") and row["trained cpu seconds"] > 0 and row["clips"] == 12
     # Sixty steps lower the loss of every clip; a learning rate of nothing leaves it where it was.
     assert row["verdict"] == "holds" and row["over off"]["high"] < 0
     assert row["off"]["value"] == pytest.approx(row["untrained"]["value"], rel=0.05)
