@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from mutoscope.core.facts import ConditioningFact
 from mutoscope.core.randomness import Draw
@@ -233,6 +234,17 @@ def test_the_upsampler_sees_four_frames_on_either_side_and_no_more(make, facts):
 
     assert moved(8).nonzero().flatten().tolist() == list(range(4, 13))
     assert not torch.allclose(base, video(learner, {"content": -noise["content"]}, Conditioning(cells=low), canvas))
+
+
+def test_the_upsampler_bends_between_filters(make, facts):
+    """Its matrices are the strided filters of torch, over rows and columns of different number."""
+    given = facts.with_([ConditioningFact(cells=3)])
+    learner = make("denoiser", "longvideogan_upsampler", given, code=8, widths=(8, 8), doublings=1, context=4)
+    x, taps = torch.randn(2, 1, 1, 5, 8), learner.taps
+    both = taps[:, None] * taps
+    finer = F.conv_transpose2d(x[:, 0], 4.0 * both[None, None], stride=2, padding=5)
+    coarse = F.conv2d(F.leaky_relu(finer, 0.2) * 2**0.5, both[None, None], stride=2, padding=5)
+    torch.testing.assert_close(learner._bent(x)[:, 0], coarse, atol=1e-5, rtol=1e-5)
 
 
 def test_pairs_of_frames_are_judged_with_their_low_resolution_and_without(make, facts):
