@@ -417,14 +417,14 @@ def measured(run: Loaded, catalog: Catalog, clips: int, note: str = "") -> dict[
     shown.end()
     parameters = sum(p.numel() for p in bench.model.parameters())
     return {
-        "command": "python -m mutoscope.benchmarks.tasks",
+        "command": f"python -m mutoscope.benchmarks.tasks --clips {clips}",
         "recipe": run.assembled.recipe.name,
         "step": run.step,
         "note": note,
         "parameters": parameters,
         "clips": bench.n,
         "size": list(bench.size),
-        "environment": environment(str(bench.model.device)),
+        "environment": {k: v for k, v in environment(str(bench.model.device)).items() if k != "argv"},
         "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
     }
 
