@@ -91,8 +91,8 @@ def wrong(said: str | None, path: Path, fault, spent: float, trial: int) -> str:
 def test_as_commands(commands, catalog, trials, tmp_path):
     """Exit code 2, one line on standard error, nothing on standard output, no file written."""
     faults = recipe_faults.Faults(catalog, seed=7)
-    with trials("recipes with one mistake, as commands", seed=7, least=20) as tally:
-        for n in range(20):
+    with trials("recipes with one mistake, as commands", seed=7, least=12) as tally:
+        for n in range(12):
             fault = faults.one()
             place = tmp_path / str(n)
             place.mkdir()

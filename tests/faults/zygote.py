@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,7 @@ def warm(recipe: str) -> None:
 
 def child(job: dict) -> None:
     """Becomes the command. Never returns."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     os.chdir(job["cwd"])
     os.environ.update(job["env"])
     for number, name in ((1, "stdout"), (2, "stderr")):
