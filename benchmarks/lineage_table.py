@@ -25,8 +25,8 @@ CLIPS = 128
 class Entry(Strict):
     """What a recipe is held to. score: dotted, of a metric that the recipe names. off: overrides that switch the
     mechanism off, and without: what is lacking then. untrained: the roles that the floor has not learned: the denoiser's
-    phase, or all. limit: seconds that it may train on two cores. found: by looking at a row; of one
-    that failed its cause."""
+    phase, or all. limit: seconds that it may train on two cores. found: by looking at a row; of one that failed its
+    cause, as far as it is known."""
 
     score: str
     off: list[str] = Field(min_length=1)

@@ -82,9 +82,8 @@ def read_training(
     if seed is not None:
         base["seed"] = seed
     phases: list[PhaseSaid] = []
-    names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
-
     own_words: list[Mapping[str, Any]] = []
+    names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
 
     def add(path: Path, said: Mapping[str, Any], around: dict[str, Any], stage: str, implied: bool = False) -> None:
         phases.append(_phase(len(phases), path, said, around, names, stage, implied, findings))

@@ -36,8 +36,8 @@ class Descent:
     Adam's. clip: largest gradient norm, 0 for none. ema: decay of the averaged weights, 0 for none. ema_warmup: the
     average's decay is at most (1 + step) / (ema_warmup + step). precision: of matrix products in the forward pass,
     `auto` for bfloat16 where the machine has units for it, else float32; weights stay float32. compile: torch.compile
-    the learner. checkpoint_every, log_every: in steps; 0 checkpoints only
-    at the end. keep: checkpoints kept. shard: shard parameters over processes instead of replicating them. on_nan:
+    the learner. checkpoint_every, log_every: in steps; 0 checkpoints only at the end. keep: checkpoints kept. shard:
+    shard parameters over processes instead of replicating them. on_nan:
     when a loss or gradient is not finite, stop the run, skip the step, or roll back to the phase's last checkpoint and
     leave out the steps since it, as Chowdhery et al. 2022 (PaLM), sec. 5.1, did with spikes of the loss. cache: bytes
     that may hold what frozen parts made of the data. log: further places to log to.
